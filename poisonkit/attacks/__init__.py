@@ -1,0 +1,1 @@
+"""Attacks: each returns a :class:`poisonkit.poison.Poison`."""

@@ -1,0 +1,260 @@
+"""The book's two stages: execute the notebooks with papermill, then render what they left.
+
+Executing and rendering are kept apart so that an executed notebook never enters git and the launch
+buttons still point at the committed one: the staged copy below ``_build/src`` has the checkout's
+relative paths. The libraries of the ``book`` extra are imported when first needed, never before.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from poisonkit import notebook as notebook_file
+from poisonkit.notebook import BookError, check_names, declared_parameters, load
+
+__all__ = [
+    "BookError",
+    "build",
+    "check_parameters",
+    "declared_parameters",
+    "execute",
+    "find_root",
+    "notebooks",
+    "render",
+]
+
+# What the rendered book is made of, beside the notebooks.
+PAGES = ("_config.yml", "_toc.yml", "book", "README.md", "CONTRIBUTING.md", "CITATION.cff")
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the checkout that holds the book, looked for from `start` (or here) upward."""
+    begin = (start or Path.cwd()).resolve()
+    for folder in (begin, *begin.parents, Path(__file__).resolve().parent.parent):
+        if all((folder / name).exists() for name in ("_config.yml", "_toc.yml", "notebooks")):
+            return folder
+    raise BookError(
+        f"no _config.yml, _toc.yml and notebooks/ in {begin} or above it: the book is part of the "
+        "repository, not of the installed package. Clone the repository and run this inside it."
+    )
+
+
+def notebooks(root: Path, chapters: Sequence[str] = ()) -> list[Path]:
+    """Return the notebooks of `chapters` (of all, and the top-level ones last) in the book's order.
+
+    A chapter is the name of a folder below ``notebooks/``.
+    """
+    below = root / "notebooks"
+    known = sorted({path.parent.name for path in below.glob("*/*.ipynb")})
+    if unknown := [chapter for chapter in chapters if chapter not in known]:
+        raise BookError(f"no chapter {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
+    listed = _listed(load("yaml").safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+
+    def order(path: Path) -> tuple[bool, int, str]:
+        name = path.relative_to(root).with_suffix("").as_posix()
+        position = listed.index(name) if name in listed else len(listed)
+        return path.parent == below, position, name
+
+    found = {path for chapter in chapters or known for path in (below / chapter).glob("*.ipynb")}
+    if not chapters:
+        found.update(below.glob("*.ipynb"))
+    return sorted(found, key=order)
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
+    """Raise `BookError` if the notebook does not declare one of the `parameters`.
+
+    papermill itself only warns, and then runs the notebook without the value having any effect.
+    """
+    check_names(parameters, declared_parameters(notebook), where=notebook.name)
+
+
+def execute(
+    root: Path,
+    destination: Path,
+    *,
+    chapters: Sequence[str] = (),
+    parameters: Mapping[str, object],
+    progress: bool = True,
+) -> list[Path]:
+    """Run the notebooks one after the other, each in its own folder of the checkout.
+
+    Each notebook gets those of the `parameters` that it declares. Every name must be declared
+    somewhere, but for ``profile``, which a notebook that only draws records need not have.
+
+    Returns
+    -------
+    The executed notebooks, at the same relative paths below `destination`.
+    """
+    chosen = notebooks(root, chapters)
+    declared = {path: declared_parameters(path) for path in chosen}
+    known = set().union(*declared.values())
+    check_names(parameters, known | {"profile"}, where="the choice of notebooks")
+    cells = {path: notebook_file.code_cells(path) for path in chosen}
+    executed = []
+    bar = tqdm(total=sum(cells.values()), unit="cell", disable=not progress, dynamic_ncols=True)
+    with bar, _kernel_settings() as settings:
+        for path in chosen:
+            name = path.relative_to(root)
+            bar.set_description(name.with_suffix("").as_posix().removeprefix("notebooks/"))
+            values = {key: parameters[key] for key in parameters if key in declared[path]}
+            end = bar.n + cells[path]
+            settings["on_cell_executed"] = lambda end=end, **_: bar.update(int(bar.n < end))
+            executed.append(_run(path, destination / name, name=name, values=values, **settings))
+            bar.update(end - bar.n)
+    return executed
+
+
+def build(
+    root: Path,
+    *,
+    chapters: Sequence[str] = (),
+    parameters: Mapping[str, object],
+    progress: bool = True,
+    log: Callable[[str], object] = print,
+) -> Path:
+    """Execute the notebooks (of `chapters`, if given) and render the whole book.
+
+    Notebooks that were not chosen appear as an earlier build left them, else without their figures.
+
+    Returns
+    -------
+    The path of the book's first page.
+    """
+    source = root / "_build" / "src"
+    _stage_pages(root, source, keep_executed=bool(chapters))
+    executed = execute(root, source, chapters=chapters, parameters=parameters, progress=progress)
+    for path in notebooks(root):
+        _stage_if_not_run(path, source / path.relative_to(root))
+    # Rendering with execution off would take a notebook that ended in an error for a good one.
+    staged = [source / path.relative_to(root) for path in notebooks(root)]
+    if failed := [path.name for path in staged if notebook_file.has_error(path)]:
+        raise BookError("notebooks with an error in their outputs: " + ", ".join(failed))
+    log(f"{len(executed)} notebooks executed; rendering the book...")
+    return render(root, source)
+
+
+def render(root: Path, source: Path) -> Path:
+    """Render the staged `source` into ``_build/html`` of `root`; any warning is an error."""
+    load("jupyter_book")
+    output = root / "_build"
+    for stale in ("html", ".doctrees"):
+        shutil.rmtree(output / stale, ignore_errors=True)
+    start = "from jupyter_book.cli.main import main; main()"
+    options = ["--path-output", str(root), "-W", "-n", "--keep-going"]
+    finished = subprocess.run(
+        [sys.executable, "-c", start, "build", str(source), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    lines = (finished.stdout + finished.stderr).splitlines()
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "render.log").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if finished.returncode:
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
+        message = ["the book did not render:", *told, f"the whole log: {output / 'render.log'}"]
+        raise BookError("\n  ".join(message))
+    return output / "html" / "index.html"
+
+
+def _run(
+    path: Path, target: Path, *, name: Path, values: Mapping[str, object], **settings: Any
+) -> Path:
+    """Execute one notebook into `target`, which exists only once the run has come to its end."""
+    papermill, nbformat = load("papermill"), load("nbformat")
+    failures = (load("papermill.exceptions").PapermillException, RuntimeError)
+    # It guesses at the types in parameter cells and warns of each line that it cannot guess.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    unfinished = target.with_suffix(".unfinished.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        notebook = papermill.execute_notebook(
+            path,
+            unfinished,
+            parameters=values,
+            kernel_name="python3",
+            language="python",
+            cwd=path.parent,
+            progress_bar=False,
+            **settings,
+        )
+    except failures as error:
+        last = [line for line in str(error).splitlines() if line.strip()][-1:]
+        message = f"{name} failed: {''.join(last)}\n  as far as it got: {unfinished}"
+        raise BookError(message) from error
+    notebook_file.tidy(notebook, values=values)
+    nbformat.write(notebook, target)
+    unfinished.unlink()
+    return target
+
+
+@contextlib.contextmanager
+def _kernel_settings() -> Iterator[dict[str, Any]]:
+    """Give kernels inline figures, no progress bars, and a transport only this user can reach."""
+    environment = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "TQDM_DISABLE": "1",  # a bar's last state is noise on a page
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    if data := os.environ.get("POISONKIT_DATA"):
+        environment["POISONKIT_DATA"] = str(Path(data).resolve())  # kernels start elsewhere
+    settings: dict[str, Any] = {}
+    before = os.environ.copy()
+    with tempfile.TemporaryDirectory(prefix="pk") as sockets:
+        # A socket's path must stay below about 100 characters; where it would not, TCP still works.
+        if os.name == "posix" and len(sockets) < 80:
+            transport = {"transport": "ipc", "ip": f"{sockets}/k"}
+            settings["config"] = load("traitlets.config").Config({"KernelManager": transport})
+        os.environ.update(environment)
+        try:
+            yield settings
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _stage_pages(root: Path, source: Path, *, keep_executed: bool) -> None:
+    """Copy the prose and the settings, dropping what an earlier build staged."""
+    source.mkdir(parents=True, exist_ok=True)
+    for stale in source.iterdir():
+        if stale.is_file():
+            stale.unlink()
+        elif not (keep_executed and stale.name == "notebooks"):
+            shutil.rmtree(stale)
+    for name in PAGES:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, source / name)
+        elif (root / name).exists():
+            shutil.copy2(root / name, source / name)
+
+
+def _stage_if_not_run(path: Path, target: Path) -> None:
+    """Put the notebook without its figures where no execution, of now or before, left one."""
+    if notebook_file.was_executed(target):
+        return
+    notebook = notebook_file.read(path)
+    notebook_file.mark_not_run(notebook)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    load("nbformat").write(notebook, target)
+
+
+def _listed(entry: Any) -> list[str]:
+    """Return the pages named anywhere below an entry of the table of contents, in order."""
+    if isinstance(entry, list):
+        return [name for part in entry for name in _listed(part)]
+    if not isinstance(entry, dict):
+        return []
+    own = [str(entry[key]) for key in ("root", "file") if key in entry]
+    return own + [name for part in entry.values() for name in _listed(part)]

@@ -1,0 +1,359 @@
+"""Named image data sets, held as whole uint8 tensors on one device.
+
+Small images fit a device entirely, so there is no loader and no worker process:
+a data set is one tensor of images and one of labels, and batches are slices.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from poisonkit.errors import DataError, unknown
+
+NAMES = ("digits", "mnist", "cifar10", "imagenet2", "folder:PATH")
+#: ImageNet identifiers of the two classes of the Deep Confuse paper: bulbul, jellyfish.
+IMAGENET2_CLASSES = ("n01560419", "n01910747")
+
+# torchvision verifies the MNIST archives when it downloads them, but not the
+# unpacked files that it reads later; these are the digests of the latter.
+_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c629615203637",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Labelled images of one size.
+
+    Attributes
+    ----------
+    x : uint8 tensor [N, C, H, W], values 0..255.
+    y : int64 tensor [N], indices into ``class_names``.
+    class_names : the classes, in the order of their labels.
+    name : where the images come from, for messages and provenance.
+    """
+
+    x: Tensor
+    y: Tensor
+    class_names: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise DataError(
+                f"{self.name}: images must be uint8 of shape [N, C, H, W], "
+                f"not {self.x.dtype} of shape {list(self.x.shape)}"
+            )
+        if self.y.dtype != torch.int64 or self.y.shape != (len(self.x),):
+            raise DataError(
+                f"{self.name}: labels must be int64 of shape [{len(self.x)}], "
+                f"not {self.y.dtype} of shape {list(self.y.shape)}"
+            )
+        if len(self.y) and not 0 <= int(self.y.min()) <= int(self.y.max()) < self.classes:
+            raise DataError(
+                f"{self.name}: labels run from {int(self.y.min())} to {int(self.y.max())}, "
+                f"but there are {self.classes} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.x.shape[2], self.x.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of shapes, labels and pixels; the same wherever the data set lies."""
+        digest = hashlib.sha256(repr((tuple(self.x.shape), self.class_names)).encode())
+        for tensor in (self.y, self.x):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def label_of(self, class_name: str | int) -> int:
+        """Return the label of a class given by name (or, unchanged, by label)."""
+        if isinstance(class_name, int) and 0 <= class_name < self.classes:
+            return class_name
+        if class_name not in self.class_names:
+            raise unknown(f"class of {self.name}", class_name, self.class_names)
+        return self.class_names.index(str(class_name))
+
+    def indices_of(self, label: int) -> Tensor:
+        """Return the rows that carry a label, in the data set's order."""
+        return torch.nonzero(self.y == label).flatten()
+
+    def select(self, rows: Tensor) -> "ImageSet":
+        """Return the given rows (indices or mask) as a data set of their own."""
+        return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def first_per_class(self, count: int, *, skip: int = 0) -> "ImageSet":
+        """Keep, of each class, ``count`` images in official order after the first ``skip``.
+
+        The images stay in the data set's order. The papers describe their
+        subsets this way ("the first 4,800 images of each class").
+        """
+        rows = [self.indices_of(label)[skip : skip + count] for label in range(self.classes)]
+        for label, found in enumerate(rows):
+            if len(found) < count:
+                raise DataError(
+                    f"{self.name}: class {self.class_names[label]!r} has "
+                    f"{len(self.indices_of(label))} images, not the {skip} + {count} asked for"
+                )
+        return self.select(torch.cat(rows).sort().values)
+
+    def split(self, share: float, *, seed: int) -> tuple["ImageSet", "ImageSet"]:
+        """Split every class at random into ``1 - share`` and ``share`` of its images."""
+        if not 0 < share < 1:
+            raise DataError(f"a split needs a share between 0 and 1, not {share}")
+        generator = torch.Generator().manual_seed(seed)
+        held_out = torch.zeros(len(self), dtype=torch.bool, device=self.device)
+        for label in range(self.classes):
+            rows = self.indices_of(label)
+            order = torch.randperm(len(rows), generator=generator).to(self.device)
+            held_out[rows[order[: round(share * len(rows))]]] = True
+        return self.select(~held_out), self.select(held_out)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+
+def batches(x: Tensor, *, batch_size: int = 1000) -> Iterator[Tensor]:
+    """Yield uint8 images as float32 batches in [0, 1]."""
+    for chunk in x.split(batch_size):
+        yield chunk.float().div_(255)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA where it is to be had, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:INDEX")) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"device {name!r} was asked for, but torch finds no CUDA device here")
+    return device
+
+
+def cache_root() -> Path:
+    """Return the user's cache folder for poisonkit (``POISONKIT_CACHE`` overrides it)."""
+    if chosen := os.environ.get("POISONKIT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "poisonkit"
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return the folder with the data: the argument, else ``POISONKIT_DATA``, else a cache."""
+    return Path(root or os.environ.get("POISONKIT_DATA") or cache_root() / "data").expanduser()
+
+
+def load(
+    name: str,
+    *,
+    split: str = "train",
+    root: str | Path | None = None,
+    download: bool = False,
+    device: torch.device | str = "cpu",
+    image_size: int | None = None,
+    classes: Sequence[str] = IMAGENET2_CLASSES,
+) -> ImageSet:
+    """Load one split of a data set.
+
+    Parameters
+    ----------
+    name : ``digits`` (bundled with scikit-learn, 16 x 16 by default), ``mnist``,
+        ``cifar10``, ``imagenet2`` (two class folders of an ImageNet-style tree)
+        or ``folder:PATH`` (a user's own images, one folder a class).
+    split : ``train`` or ``test``.
+    root : folder that holds the data, see :func:`data_root`.
+    download : fetch what is missing; only MNIST and CIFAR-10 can be fetched.
+    device : where the tensors shall live.
+    image_size : side in pixels to which images are resized; by default images
+        keep their size (which must then be the same for all).
+    classes : the two folders of ``imagenet2``.
+
+    Raises
+    ------
+    DataError
+        If the data are missing, incomplete or corrupt. Other data are never
+        put in their place.
+    """
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    folder = data_root(root)
+    if name == "digits":
+        images = _digits(split)
+        image_size = image_size or 16
+    elif name in ("mnist", "cifar10"):
+        images = _torchvision(name, split, folder, download)
+    elif name == "imagenet2":
+        images = _imagenet2(split, folder, tuple(classes), image_size)
+    elif name.startswith("folder:"):
+        images = _own_folder(Path(name.removeprefix("folder:")).expanduser(), split, image_size)
+    else:
+        raise unknown("data set", name, NAMES)
+    if image_size and images.image_size != (image_size, image_size):
+        images = replace(images, x=_resize(images.x, image_size))
+    return images.to(device)
+
+
+def _resize(x: Tensor, side: int) -> Tensor:
+    resized = [
+        F.interpolate(chunk.float(), size=(side, side), mode="bilinear", antialias=True)
+        for chunk in x.split(1000)
+    ]
+    return torch.cat(resized).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _digits(split: str) -> ImageSet:
+    """The 1,797 8 x 8 digits of scikit-learn: the first four fifths of each class train.
+
+    The bundled order goes from writer to writer, so the test digits come mostly
+    from other hands than the training digits.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    images = ImageSet(
+        x=x,
+        y=torch.from_numpy(digits.target).long(),
+        class_names=tuple(str(k) for k in range(10)),
+        name="digits",
+    )
+    train = torch.zeros(len(images), dtype=torch.bool)
+    for label in range(10):
+        rows = images.indices_of(label)
+        train[rows[: len(rows) * 4 // 5]] = True
+    return images.select(train if split == "train" else ~train)
+
+
+def _torchvision(name: str, split: str, folder: Path, download: bool) -> ImageSet:
+    from torchvision import datasets
+
+    loader = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
+    advice = (
+        f"fetch it with: poisonkit data --download {name} --root {folder}, or name the "
+        f"folder that holds it in POISONKIT_DATA"
+    )
+    if name == "mnist" and not download:
+        _verify_mnist(folder / "MNIST" / "raw", advice)
+    try:
+        loaded = loader(folder, train=split == "train", download=download)
+    except (RuntimeError, OSError, EOFError, AssertionError, ValueError) as error:
+        raise DataError(f"{name}: not found whole below {folder} ({error}); {advice}") from error
+    x = torch.as_tensor(np.asarray(loaded.data))
+    x = x.permute(0, 3, 1, 2).contiguous() if name == "cifar10" else x[:, None]
+    names = loaded.classes if name == "cifar10" else [str(k) for k in range(10)]
+    return ImageSet(x=x, y=torch.as_tensor(loaded.targets), class_names=tuple(names), name=name)
+
+
+def _verify_mnist(raw: Path, advice: str) -> None:
+    for file, digest in _MNIST_MD5.items():
+        path = raw / file
+        if not path.is_file():
+            raise DataError(f"mnist: {path} does not exist; {advice}")
+        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+            raise DataError(f"mnist: {path} is truncated or corrupt (MD5 differs); {advice}")
+
+
+def _imagenet2(
+    split: str, folder: Path, classes: tuple[str, ...], image_size: int | None
+) -> ImageSet:
+    """Two class folders of ``train/`` and ``val/`` below an ImageNet-style tree."""
+    if len(set(classes)) != 2:
+        raise DataError(f"imagenet2 needs two different classes, not {classes}")
+    part = "train" if split == "train" else "val"
+    for tree in (folder, folder / "imagenet", folder / "tiny-imagenet"):
+        if all((tree / part / wnid).is_dir() for wnid in classes):
+            return _read_tree(tree / part, classes, "imagenet2", image_size)
+    trees = [tree for tree in folder.glob("*/train") if tree.is_dir()]
+    found = sorted({path.name for tree in trees for path in tree.iterdir() if path.is_dir()})
+    raise DataError(
+        f"imagenet2: no folders {part}/{classes[0]} and {part}/{classes[1]} in {folder}, its "
+        f"imagenet/ or its tiny-imagenet/ (classes found: {', '.join(found) or 'none'}); place an "
+        "ImageNet tree there (its licence forbids fetching it for you), name its folder in "
+        "POISONKIT_DATA, or choose other classes"
+    )
+
+
+def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
+    """``PATH/train`` and ``PATH/test`` (or ``val``); without them a fifth of PATH is the test."""
+    if not folder.is_dir():
+        raise DataError(f"folder:{folder} does not exist; give a folder with one folder a class")
+    test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and test:
+        classes = tuple(sorted(path.name for path in (folder / "train").iterdir() if path.is_dir()))
+        tree = folder / "train" if split == "train" else test
+        return _read_tree(tree, classes, f"folder:{folder}", image_size)
+    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    images = _read_tree(folder, classes, f"folder:{folder}", image_size)
+    return images.split(0.2, seed=0)[0 if split == "train" else 1]
+
+
+def _read_tree(
+    tree: Path, classes: tuple[str, ...], name: str, image_size: int | None
+) -> ImageSet:
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    if not classes:
+        raise DataError(f"{name}: {tree} holds no class folders")
+    x, y = [], []
+    for label, class_name in enumerate(classes):
+        paths = sorted(p for p in (tree / class_name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+        if not paths:
+            raise DataError(f"{name}: no images in {tree / class_name}")
+        for path in paths:
+            try:
+                with Image.open(path) as file:
+                    image = file.convert("RGB")
+            except (UnidentifiedImageError, OSError) as error:
+                raise DataError(f"{name}: {path} cannot be read as an image ({error})") from error
+            if image_size:
+                image = _centre_square(image, image_size)
+            x.append(np.asarray(image))
+            y.append(label)
+            if x[-1].shape != x[0].shape:
+                raise DataError(
+                    f"{name}: {path} is {x[-1].shape[1]} x {x[-1].shape[0]} pixels, others are "
+                    f"{x[0].shape[1]} x {x[0].shape[0]}; give image_size to resize them all"
+                )
+    return ImageSet(
+        x=torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).contiguous(),
+        y=torch.tensor(y),
+        class_names=classes,
+        name=name,
+    )
+
+
+def _centre_square(image, side: int):  # type: ignore[no-untyped-def]
+    """Resize the shorter side to ``side`` pixels and cut the centre out."""
+    from PIL import ImageOps
+
+    return ImageOps.fit(image, (side, side))

@@ -1,0 +1,1 @@
+"""Defences: each says which training images to remove."""

@@ -1,0 +1,235 @@
+"""How any experiment is configured, cut into independent trials, run and recorded."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from poisonkit import provenance
+from poisonkit.data import ImageSet, choose_device, load
+from poisonkit.errors import unknown
+from poisonkit.experiments.settings import as_json, with_options
+from poisonkit.models import Classifier, create
+from poisonkit.store import Artefact, Json, Record, Store, default_store
+from poisonkit.training import Recipe, fit
+
+PROFILES = ("quick", "small", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a trial needs besides its configuration; it can be sent to another process."""
+
+    store: Store
+    device: str = "auto"
+    data_root: Path | None = None
+    progress: bool = False
+
+    def load(self, name: str, split: str, **options: Any) -> ImageSet:
+        return load(
+            name, split=split, root=self.data_root, device=choose_device(self.device), **options
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One family of exhibits.
+
+    Attributes
+    ----------
+    name : ``paper/family``.
+    version : raised when the same configuration would give other numbers; records
+        of older versions are then no longer found.
+    config : frozen dataclass whose defaults are the paper's values; it has the
+        fields ``profile``, ``variant`` and ``seed``.
+    profiles : for each profile, the options in which it differs from the paper.
+    variants : for each variant, likewise.
+    units : the independent trials that a configuration consists of, as JSON values.
+    trial : computes one of them: ``trial(config, unit, context)`` returns numbers
+        and tensors. Among the numbers are ``data_checksum`` and ``cost`` (see
+        :class:`Cost`), which go to the record's provenance.
+    summarise : the record's metrics, from the configuration and the trials' numbers.
+    """
+
+    name: str
+    summary: str
+    version: int
+    config: type
+    profiles: Mapping[str, Mapping[str, object]]
+    variants: Mapping[str, Mapping[str, object]]
+    units: Callable[[Any], Sequence[Json]]
+    trial: Callable[[Any, Json, Context], tuple[Json, dict[str, Tensor]]]
+    summarise: Callable[[Any, Sequence[Json]], Json]
+
+    def configure(
+        self, *, profile: str = "paper", variant: str = "paper", **options: object
+    ) -> Any:
+        """Return the configuration of a profile and variant, with single options changed.
+
+        Options that are None are left as profile and variant have them.
+        """
+        if profile not in self.profiles:
+            raise unknown("profile", profile, self.profiles)
+        if variant not in self.variants:
+            raise unknown("variant", variant, self.variants)
+        config = self.config(profile=profile, variant=variant)
+        given = {name: value for name, value in options.items() if value is not None}
+        for overlay in (self.profiles[profile], self.variants[variant], given):
+            config = with_options(config, overlay)
+        return config
+
+
+def run(
+    experiment: Experiment,
+    config: Any,
+    *,
+    store: Store | None = None,
+    device: str = "auto",
+    data_root: Path | None = None,
+    executor: Executor | None = None,
+    progress: bool = False,
+    freeze: bool = False,
+) -> Record:
+    """Return an experiment's record, computing what of it does not exist yet.
+
+    Parameters
+    ----------
+    executor : runs the independent trials; by default they run here, one by one.
+    freeze : write the record into the checkout's ``results/`` instead of the cache.
+    """
+    store = store or default_store()
+    settings = as_json(config)
+    found = store.find(experiment.name, experiment.version, settings)
+    if found:
+        return found
+    chosen = choose_device(device)
+    context = Context(
+        store=store, device=str(chosen), data_root=data_root, progress=progress and not executor
+    )
+    origin = provenance.describe(chosen)
+    units = list(experiment.units(config))
+    work = partial(_one_trial, experiment, config, context)
+    results = executor.map(work, units) if executor else map(work, units)
+    described = f"{experiment.name} [{config.profile}]"
+    bar = tqdm(results, total=len(units), desc=described, unit="trial", disable=not progress)
+    trials: list[Json] = []
+    arrays: dict[str, Tensor] = {}
+    networks: dict[str, float] = {}
+    seconds, checksums = 0.0, set()
+    for index, (metrics, tensors) in enumerate(bar):
+        checksums.add(metrics.pop("data_checksum"))
+        cost = metrics.pop("cost")
+        seconds += cost.pop("")
+        networks |= cost
+        trials.append(metrics)
+        arrays |= {f"{index}.{name}": tensor for name, tensor in tensors.items()}
+    return store.save(
+        experiment=experiment.name,
+        version=experiment.version,
+        config=settings,
+        metrics={"trials": trials, **experiment.summarise(config, trials)},
+        arrays=arrays,
+        provenance={
+            **origin,
+            "seconds": round(seconds + sum(networks.values()), 1),
+            "peak_memory_mib": provenance.peak_memory_mib(chosen),
+            "data_checksum": ",".join(sorted(checksums)),
+        },
+        freeze=freeze,
+    )
+
+
+def _one_trial(
+    experiment: Experiment, config: Any, context: Context, unit: Json
+) -> tuple[Json, dict[str, Tensor]]:
+    """Look a finished trial up, or compute it; a trial's own steps are artefacts as well."""
+    spec = {
+        "experiment": experiment.name,
+        "version": experiment.version,
+        "config": as_json(config),
+        "unit": unit,
+        "device": context.device,
+    }
+    artefact = context.store.artefact(
+        "trials", spec, lambda _: experiment.trial(config, unit, context)
+    )
+    return dict(artefact.metrics), artefact.tensors
+
+
+class Cost:
+    """Counts the seconds of a trial, each shared network once however often it is asked for.
+
+    A trained network may come from the store, in this trial or in a run before
+    this one; what counts is the time its training took.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._networks: dict[str, float] = {}
+
+    def count(self, network: Artefact, waited: float) -> None:
+        self._networks[network.key] = network.seconds
+        self._waited += waited
+
+    def by_part(self) -> dict[str, float]:
+        """Return the seconds of each network by its key, and of everything else."""
+        return self._networks | {"": time.perf_counter() - self._start - self._waited}
+
+
+def trained_network(
+    context: Context,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    model: str,
+    seed: int,
+    label: str,
+    cost: Cost,
+    standardise: str = "data",
+    **options: int,
+) -> Classifier:
+    """Return a network trained on ``images``, in eval mode.
+
+    Trained networks are artefacts: whoever asks for the same one gets it from the
+    store, and training goes on from its last checkpoint after a kill.
+    """
+    network = create(model, like=images, seed=seed, standardise=standardise, **options)
+    spec = {
+        "model": model,
+        "options": options,
+        "standardise": standardise,
+        "recipe": as_json(recipe),
+        "seed": seed,
+        "data": images.checksum,
+        "device": images.device.type,
+    }
+
+    def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
+        history = fit(
+            network,
+            images,
+            recipe,
+            seed=seed,
+            checkpoint=scratch / "checkpoint.safetensors",
+            progress=context.progress,
+            label=label,
+        )
+        numbers = {
+            "loss": [epoch.loss for epoch in history],
+            "accuracy": [epoch.accuracy for epoch in history],
+            "seconds": sum(epoch.seconds for epoch in history),
+        }
+        return numbers, dict(network.state_dict())
+
+    start = time.perf_counter()
+    artefact = context.store.artefact("networks", spec, train)
+    cost.count(artefact, time.perf_counter() - start)
+    network.load_state_dict(artefact.tensors)
+    return network.eval()

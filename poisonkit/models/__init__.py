@@ -1,0 +1,176 @@
+"""Networks by name, and a way to read any intermediate feature of them.
+
+Every network is wrapped as a :class:`Classifier`, which standardises its input
+itself: callers always pass images in [0, 1]. The features of any part of it can
+be read by the part's name (a *tap*), see :func:`features`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from poisonkit.data import ImageSet, batches
+from poisonkit.errors import unknown
+from poisonkit.models.resnet import SmallImageResNet
+from poisonkit.models.small import SmallConvNet
+
+
+def _resnet(units: int, preactivation: bool) -> Callable[..., nn.Module]:
+    def build(*, classes: int, channels: int, image_size: int, **options: int) -> nn.Module:
+        return SmallImageResNet(
+            units=units, preactivation=preactivation, classes=classes, channels=channels, **options
+        )
+
+    return build
+
+
+#: Name to factory; a factory takes ``classes``, ``channels``, ``image_size`` and,
+#: where it can be made narrower or wider, ``width``.
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": SmallConvNet,
+    "resnet8": _resnet(1, preactivation=False),
+    "resnet20": _resnet(3, preactivation=False),
+    "resnet32": _resnet(5, preactivation=False),
+    "preact_resnet8": _resnet(1, preactivation=True),
+    "preact_resnet20": _resnet(3, preactivation=True),
+    "preact_resnet32": _resnet(5, preactivation=True),
+}
+
+
+class Classifier(nn.Module):
+    """A network behind its own input standardisation.
+
+    Parameters
+    ----------
+    body : the network proper; taps are names of its modules.
+    mean, deviation : per channel, on the [0, 1] scale.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, body: nn.Module, *, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", mean.float().view(-1, 1, 1))
+        self.register_buffer("deviation", deviation.float().view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [N, C, H, W] in [0, 1] to logits [N, classes]."""
+        return self.body((x - self.mean) / self.deviation)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The names of all parts whose output can be read, in the order of definition."""
+        return tuple(name for name, _ in self.body.named_modules() if name)
+
+    def module_at(self, tap: str) -> nn.Module:
+        """Return the part of that name; an unknown tap is an error that lists those that exist."""
+        modules = dict(self.body.named_modules())
+        if tap not in modules or not tap:
+            raise unknown("layer", tap, self.taps)
+        return modules[tap]
+
+
+def create(
+    name: str, *, like: ImageSet, seed: int, standardise: str = "data", **options: int
+) -> Classifier:
+    """Build a freshly initialised network for the images of a data set.
+
+    Parameters
+    ----------
+    name : a key of :data:`MODELS`.
+    like : the training images; they set channels, size, classes and, with
+        ``standardise="data"``, the mean and deviation that the network subtracts
+        and divides by.
+    seed : of the initial weights; the caller's random state is left as it was.
+    standardise : ``data``, or ``bytes`` to feed the network raw values 0..255 as
+        the released Spectral Signatures code does.
+    options : passed to the factory, for instance ``width``.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    if standardise not in ("data", "bytes"):
+        raise unknown("standardisation", standardise, ("data", "bytes"))
+    if standardise == "bytes":
+        mean, deviation = torch.zeros(like.channels), torch.full((like.channels,), 1 / 255)
+    else:
+        mean, deviation = channel_statistics(like.x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = MODELS[name](
+            classes=like.classes, channels=like.channels, image_size=like.image_size[0], **options
+        )
+    return Classifier(body, mean=mean, deviation=deviation).to(like.device)
+
+
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation of every channel on the [0, 1] scale.
+
+    Summed as integers, so that the result depends on neither order nor device.
+    """
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for chunk in x.split(1000):
+        wide = chunk.long()
+        total += wide.sum((0, 2, 3)).cpu()
+        squares += (wide * wide).sum((0, 2, 3)).cpu()
+    count = x.numel() / x.shape[1]
+    mean = total / count
+    deviation = (squares / count - mean**2).clamp_min(1e-12).sqrt()
+    return mean / 255, (deviation / 255).clamp_min(1e-3)
+
+
+@contextmanager
+def tapped(model: Classifier, tap: str) -> Iterator[list[Tensor]]:
+    """Collect the outputs of one part of a model for as long as the context lasts."""
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+        # Copied at once: a later in-place activation would overwrite the output.
+        outputs.append(output.detach().clone())
+
+    handle = model.module_at(tap).register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def features(
+    model: Classifier, x: Tensor, tap: str, *, pool: str = "flatten", batch_size: int = 500
+) -> Tensor:
+    """Return the features that a model in eval mode computes at a tap.
+
+    Parameters
+    ----------
+    x : uint8 images [N, C, H, W].
+    tap : name of a part, see :attr:`Classifier.taps`.
+    pool : ``flatten`` keeps all values of a feature map, ``mean`` averages over its pixels.
+
+    Returns
+    -------
+    float32 tensor [N, d] on the device of ``x``.
+    """
+    if pool not in ("flatten", "mean"):
+        raise unknown("pooling", pool, ("flatten", "mean"))
+    was_training = model.training
+    model.eval()
+    found: Tensor | None = None
+    start = 0
+    with tapped(model, tap) as outputs:
+        for batch in batches(x, batch_size=batch_size):
+            model(batch)
+            block = outputs.pop()
+            if pool == "mean" and block.ndim > 2:
+                block = block.flatten(2).mean(2)
+            block = block.flatten(1)
+            if found is None:
+                found = block.new_empty((len(x), block.shape[1]), dtype=torch.float32)
+            found[start : start + len(block)] = block
+            start += len(block)
+    model.train(was_training)
+    return torch.empty(0, 0) if found is None else found

@@ -1,0 +1,149 @@
+"""What the book reads from one notebook file, and how it tidies an executed one.
+
+The libraries of the ``book`` extra are imported when first needed: records are made without them.
+"""
+
+import ast
+import importlib
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+NOT_RUN = (
+    "```{note}\nThis notebook was not run in this build, so its figures are missing here. "
+    "`make book` runs all of them.\n```"
+)
+
+
+class BookError(RuntimeError):
+    """The book cannot be executed or rendered; the message says why and what to do."""
+
+
+def load(module: str) -> Any:
+    """Import a module of the ``book`` extra, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise BookError(
+            f'{error.name} is not installed; it comes with: pip install "poisonkit[book]"'
+        ) from error
+
+
+def read(path: Path) -> Any:
+    """Read a notebook file."""
+    nbformat = load("nbformat")
+    try:
+        return nbformat.read(path, as_version=4)
+    except nbformat.reader.NotJSONError as error:
+        raise BookError(f"{path}: not a notebook, or cut short while it was written") from error
+
+
+def declared_parameters(path: Path) -> dict[str, str]:
+    """Return the names in the ``parameters`` cell with the source text of their defaults."""
+    declared: dict[str, str] = {}
+    for cell in read(path).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            try:
+                assigned = _assignments(cell.source)
+            except SyntaxError as error:
+                raise BookError(f"{path}: its parameters cell is not plain Python") from error
+            declared |= {name: ast.unparse(value) for name, value in assigned}
+    return declared
+
+
+def check_names(parameters: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Raise `BookError` if one of the `parameters` is not among the `known` names."""
+    if unknown := sorted(set(parameters) - set(known)):
+        listed = ", ".join(sorted(known)) or "none"
+        raise BookError(f"{where} has no parameter {', '.join(unknown)}; there are: {listed}")
+
+
+def code_cells(path: Path) -> int:
+    """Count the cells that an execution goes through."""
+    return sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in read(path).cells)
+
+
+def has_error(path: Path) -> bool:
+    """Tell whether a cell of the notebook ended in an error."""
+    outputs = (output for cell in read(path).cells for output in cell.get("outputs", []))
+    return any(output.output_type == "error" for output in outputs)
+
+
+def was_executed(path: Path) -> bool:
+    """Tell whether the file is a notebook that papermill ran to its end."""
+    return path.exists() and "papermill" in read(path).metadata and not has_error(path)
+
+
+def tidy(notebook: Any, *, values: Mapping[str, object]) -> None:
+    """Make an executed notebook fit for the book, in place.
+
+    papermill leaves the default parameters and a second cell that overrides them. One cell with
+    the values used stays, folded, so that the downloaded notebook repeats the run. Live widgets
+    need a kernel, and papermill's notes name folders of this machine: neither is kept.
+    """
+    cells = []
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in tags:
+            continue
+        if "parameters" in tags:
+            cell.source = write_values(cell.source, values)
+            cell.metadata["tags"] = [*tags, *({"hide-input"} - set(tags))]
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": "Show the parameters",
+                "code_prompt_hide": "Hide the parameters",
+            }
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET_VIEW not in o.get("data", {})]
+        cells.append(cell)
+    notebook.cells = cells
+    notes = notebook.metadata.get("papermill", {})
+    kept = {name: notes[name] for name in ("duration", "version") if name in notes}
+    notebook.metadata["papermill"] = {**kept, "parameters": dict(values)}
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    notebook.metadata.pop("widgets", None)
+
+
+def write_values(source: str, values: Mapping[str, object]) -> str:
+    """Return the source with the assigned values replaced and all else, comments too, as it was."""
+    text = source.encode()  # the positions that ast gives count bytes
+    starts = [0, *itertools.accumulate(len(line) for line in text.splitlines(keepends=True))]
+    for name, value in reversed(_assignments(source)):
+        if name in values:
+            assert value.end_lineno is not None
+            assert value.end_col_offset is not None
+            begin = starts[value.lineno - 1] + value.col_offset
+            end = starts[value.end_lineno - 1] + value.end_col_offset
+            text = text[:begin] + repr(values[name]).encode() + text[end:]
+    return text.decode()
+
+
+def mark_not_run(notebook: Any) -> None:
+    """Say below the title of a notebook, in place, that this build has not run it."""
+    note = load("nbformat").v4.new_markdown_cell(NOT_RUN)
+    if notebook.nbformat_minor < 5:
+        note.pop("id", None)
+    notebook.cells.insert(1, note)
+
+
+def _assignments(source: str) -> list[tuple[str, ast.expr]]:
+    """Return the plain assignments at the top level, in order, as (name, value)."""
+    found = []
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            target, value = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, value = statement.target, statement.value
+        else:
+            continue
+        if isinstance(target, ast.Name):
+            found.append((target.id, value))
+    return found

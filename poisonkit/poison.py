@@ -1,0 +1,212 @@
+"""What every attack returns, checked before it is used and portable as PNG files."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from poisonkit.data import ImageSet
+from poisonkit.errors import PoisonError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What an attack promises about every poisoned image.
+
+    Attributes
+    ----------
+    kind : ``linf``, no channel value moves by more than ``value`` (in units of
+        1/255); or ``pixels``, at most ``value`` pixels of an image differ.
+    value : the limit, on uint8 images.
+    """
+
+    kind: Literal["linf", "pixels"]
+    value: int
+
+    def measure(self, images: Tensor, bases: Tensor) -> Tensor:
+        """Return, for each uint8 image, the quantity that the bound limits, int64 [P]."""
+        difference = (images.short() - bases.short()).abs()
+        if self.kind == "linf":
+            return difference.flatten(1).amax(1).long()
+        return (difference.amax(1) > 0).flatten(1).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Poison:
+    """Poisoned training images and how they enter a training set.
+
+    Attributes
+    ----------
+    images : uint8 [P, C, H, W], as they are trained on: rounding has happened.
+    labels : int64 [P], the labels they are given.
+    rows : int64 [P], the training rows they were made from.
+    placement : ``replaced``, they take the place of those rows; ``added``, they
+        are appended and the rows stay.
+    bound : what the attack promises, relative to the images of ``rows``.
+    clean_label : whether each label is promised to be that of its row.
+    source : checksum of the training set that ``rows`` counts in.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    placement: Literal["added", "replaced"]
+    bound: Bound
+    clean_label: bool
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def verify(self, train: ImageSet, *, targets: Tensor | None = None) -> Tensor:
+        """Check every promise against the training set that the poison was made for.
+
+        Parameters
+        ----------
+        targets : uint8 [T, C, H, W], images that the attack is aimed at; none of
+            them may be a training image.
+
+        Returns
+        -------
+        int64 [P], what the bound limits, as measured on the rounded images.
+
+        Raises
+        ------
+        PoisonError
+            Naming the first promise that is broken, and by how much.
+        """
+        if train.checksum != self.source:
+            raise PoisonError(
+                f"this poison was made for a training set with checksum {self.source[:12]}, "
+                f"{train.name} here has {train.checksum[:12]}: its rows mean other images"
+            )
+        if len(self.rows) and int(self.rows.max()) >= len(train):
+            raise PoisonError(f"row {int(self.rows.max())} is beyond the {len(train)} images")
+        if self.placement == "replaced" and len(self.rows.unique()) < len(self.rows):
+            raise PoisonError("two poisoned images are to replace the same training image")
+        measured = self.bound.measure(self.images, train.x[self.rows])
+        if len(measured) and int(measured.max()) > self.bound.value:
+            raise PoisonError(
+                f"the {self.bound.kind} bound is {self.bound.value}, but poisoned image "
+                f"{int(measured.argmax())} has {int(measured.max())} after rounding to uint8"
+            )
+        wrong = torch.nonzero(self.labels != train.y[self.rows]).flatten()
+        if self.clean_label and len(wrong):
+            raise PoisonError(
+                f"a clean-label poison must keep every label, but image {int(wrong[0])} of class "
+                f"{train.class_names[int(train.y[self.rows[wrong[0]]])]!r} is labelled "
+                f"{train.class_names[int(self.labels[wrong[0]])]!r}"
+            )
+        if targets is not None:
+            _refuse_known_targets(train, targets)
+        return measured
+
+    def apply(self, train: ImageSet, *, targets: Tensor | None = None) -> tuple[ImageSet, Tensor]:
+        """Return the poisoned training set and a mask [N] of its poisoned rows.
+
+        The poison is verified first; ``train`` itself is not changed.
+        """
+        self.verify(train, targets=targets)
+        if self.placement == "added":
+            x, y = torch.cat([train.x, self.images]), torch.cat([train.y, self.labels])
+            poisoned = torch.arange(len(y), device=train.device) >= len(train)
+        else:
+            x, y = train.x.clone(), train.y.clone()
+            x[self.rows], y[self.rows] = self.images, self.labels
+            poisoned = torch.zeros(len(y), dtype=torch.bool, device=train.device)
+            poisoned[self.rows] = True
+        return replace(train, x=x, y=y, name=f"{train.name} (poisoned)"), poisoned
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the poison as PNG files and a manifest, and return the manifest's path.
+
+        The folder must be empty or new. PNG is lossless, so :func:`load_poison`
+        gives back the same bytes.
+        """
+        from PIL import Image
+
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise PoisonError(f"{folder} is not empty; give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = []
+        for index, image in enumerate(self.images.cpu()):
+            array = image.permute(1, 2, 0).numpy()
+            name = f"{index:05d}.png"
+            Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(folder / name)
+            entries.append(
+                {
+                    "file": name,
+                    "label": int(self.labels[index]),
+                    "row": int(self.rows[index]),
+                    "sha256": _digest(image),
+                }
+            )
+        manifest = {
+            "format": FORMAT,
+            "placement": self.placement,
+            "bound": asdict(self.bound),
+            "clean_label": self.clean_label,
+            "source": self.source,
+            "images": entries,
+        }
+        path = folder / MANIFEST
+        path.write_text(json.dumps(manifest, indent=1) + "\n")
+        return path
+
+
+def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Poison:
+    """Read back what :meth:`Poison.export` wrote, checking every image's digest."""
+    from PIL import Image
+
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise PoisonError(f"{path} does not exist; give a folder written by Poison.export")
+    manifest = json.loads(path.read_text())
+    if manifest.get("format") != FORMAT:
+        raise PoisonError(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}")
+    images = []
+    for entry in manifest["images"]:
+        file = path.parent / Path(entry["file"]).name
+        try:
+            with Image.open(file) as opened:
+                array = np.asarray(opened)
+        except OSError as error:
+            raise PoisonError(f"{file} cannot be read ({error})") from error
+        image = torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
+        if _digest(image) != entry["sha256"]:
+            raise PoisonError(f"{file} is not the image that the manifest describes")
+        images.append(image)
+    if not images:
+        raise PoisonError(f"{path} lists no images")
+    return Poison(
+        images=torch.stack(images).contiguous().to(device),
+        labels=torch.tensor([entry["label"] for entry in manifest["images"]], device=device),
+        rows=torch.tensor([entry["row"] for entry in manifest["images"]], device=device),
+        placement=manifest["placement"],
+        bound=Bound(**manifest["bound"]),
+        clean_label=manifest["clean_label"],
+        source=manifest["source"],
+    )
+
+
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _refuse_known_targets(train: ImageSet, targets: Tensor) -> None:
+    for index, target in enumerate(targets):
+        same = (train.x == target).flatten(1).all(1)
+        if bool(same.any()):
+            raise PoisonError(
+                f"target {index} is training image {int(same.nonzero()[0])}; a target must be "
+                "an image that the victim never trains on"
+            )

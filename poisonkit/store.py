@@ -1,0 +1,233 @@
+"""Content-addressed results: look up, else compute, write once, resume after a kill.
+
+There are two kinds. A *record* is the result of an experiment: one JSON file with
+its configuration, metrics and provenance and, where a figure needs arrays, one
+safetensors file. An *artefact* is a finished step on the way (a trained network,
+one trial); steps that ask for the same thing share it, and a run that was killed
+finds those it had finished. Files appear whole or not at all, by renaming.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from poisonkit import provenance
+from poisonkit.data import cache_root
+from poisonkit.errors import PoisonkitError
+
+FORMAT = 1
+Json = dict[str, Any]
+
+
+def canonical(value: object) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key_of(*parts: object) -> str:
+    """Return 16 hexadecimal digits that stand for the parts' content."""
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+def digest_of(metrics: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a result's numbers, which two equal runs share."""
+    digest = hashlib.sha256(canonical(metrics).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The result of one experiment at one configuration.
+
+    Attributes
+    ----------
+    experiment, version : what was run.
+    config : every parameter, including profile, variant and seed.
+    metrics : the numbers.
+    provenance : versions, machine, seconds, peak memory, checksum of the data.
+    digest : SHA-256 of metrics and arrays; equal for equal runs on one device.
+    path : the JSON file it was read from or written to.
+    """
+
+    experiment: str
+    version: int
+    config: Json
+    metrics: Json
+    provenance: Json
+    digest: str
+    path: Path = field(compare=False)
+
+    @property
+    def profile(self) -> str:
+        return str(self.config["profile"])
+
+    @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        """The arrays behind the figures, verified against the digest."""
+        file = self.path.with_suffix(".safetensors")
+        tensors = load_file(file) if file.exists() else {}
+        if digest_of(self.metrics, tensors) != self.digest:
+            raise PoisonkitError(f"{self.path} and its arrays do not match the record's digest")
+        return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """A finished step: its numbers, its tensors and the seconds it took."""
+
+    key: str
+    metrics: Json
+    tensors: dict[str, Tensor]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where results are kept.
+
+    Attributes
+    ----------
+    frozen : records that came with the checkout (``results/``), never written to
+        unless :meth:`save` is told to; None where there is no checkout.
+    cache : the user's own records and artefacts.
+    """
+
+    frozen: Path | None
+    cache: Path
+
+    def find(self, experiment: str, version: int, config: Json) -> Record | None:
+        """Return the record of that configuration, frozen ones first, or None."""
+        name = _file_name(experiment, version, config)
+        for folder in (self.frozen, self.cache / "records"):
+            if folder is not None and (folder / name).exists():
+                return read_record(folder / name)
+        return None
+
+    def records(self, experiment: str | None = None) -> Iterator[Record]:
+        """Yield all records, frozen ones first, sorted by name."""
+        for folder in (self.frozen, self.cache / "records"):
+            if folder is None or not folder.is_dir():
+                continue
+            for path in sorted(folder.rglob("*.json")):
+                record = read_record(path)
+                if experiment in (None, record.experiment):
+                    yield record
+
+    def save(
+        self,
+        *,
+        experiment: str,
+        version: int,
+        config: Json,
+        metrics: Json,
+        arrays: Mapping[str, Tensor],
+        provenance: Json,
+        freeze: bool = False,
+    ) -> Record:
+        """Write a record (arrays first, so that a JSON file is never without them)."""
+        if freeze and self.frozen is None:
+            raise PoisonkitError("there is no results/ folder to freeze a record in")
+        folder = self.frozen if freeze and self.frozen else self.cache / "records"
+        path = folder / _file_name(experiment, version, config)
+        content = {
+            "format": FORMAT,
+            "experiment": experiment,
+            "version": version,
+            "config": config,
+            "metrics": metrics,
+            "digest": digest_of(metrics, arrays),
+            "provenance": provenance,
+        }
+        if arrays:
+            _write_tensors(path.with_suffix(".safetensors"), arrays)
+        _write_json(path, content)
+        return read_record(path)
+
+    def artefact(
+        self,
+        kind: str,
+        spec: Json,
+        compute: Callable[[Path], tuple[Json, dict[str, Tensor]]],
+    ) -> Artefact:
+        """Return the artefact of that kind and specification, computing it if need be.
+
+        Parameters
+        ----------
+        spec : everything that the result depends on.
+        compute : takes a scratch folder, which survives a kill (put checkpoints
+            there) and is removed at the end; returns numbers and tensors. Numbers
+            may say under ``seconds`` how long it took, interruptions included.
+        """
+        folder = self.cache / kind
+        key = key_of(kind, spec)
+        path = folder / f"{key}.json"
+        tensor_path = path.with_suffix(".safetensors")
+        if path.exists():
+            content = json.loads(path.read_text())
+            tensors = load_file(tensor_path) if tensor_path.exists() else {}
+            numbers, seconds = content["metrics"], content["seconds"]
+            return Artefact(key=key, metrics=numbers, tensors=tensors, seconds=seconds)
+        scratch = path.with_suffix(".work")
+        scratch.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        metrics, tensors = compute(scratch)
+        seconds = float(metrics.pop("seconds", time.perf_counter() - start))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if tensors:
+            _write_tensors(tensor_path, tensors)
+        _write_json(path, {"spec": spec, "metrics": metrics, "seconds": seconds})
+        shutil.rmtree(scratch, ignore_errors=True)
+        # Read back, so that a first run sees exactly what a later one will.
+        numbers = json.loads(canonical(metrics))
+        return Artefact(key=key, metrics=numbers, tensors=tensors, seconds=seconds)
+
+
+def default_store() -> Store:
+    """Return the store of this checkout (its ``results/``) and this user (the cache)."""
+    results = Path(provenance.__file__).resolve().parents[1] / "results"
+    return Store(frozen=results if results.is_dir() else None, cache=cache_root())
+
+
+def read_record(path: Path) -> Record:
+    """Read a record's JSON file; a broken one is an error that names it."""
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise PoisonkitError(f"{path} has format {content['format']}; known: {FORMAT}")
+        names = ("experiment", "version", "config", "metrics", "provenance", "digest")
+        return Record(path=path, **{name: content[name] for name in names})
+    except (json.JSONDecodeError, KeyError) as error:
+        raise PoisonkitError(f"{path} is not a whole record ({error})") from error
+
+
+def _file_name(experiment: str, version: int, config: Json) -> str:
+    return f"{experiment}-{config['profile']}-{key_of(experiment, version, config)}.json"
+
+
+def _write_json(path: Path, content: Json) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
+    partial.replace(path)

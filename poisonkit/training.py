@@ -1,0 +1,323 @@
+"""One training loop for every victim, surrogate and substitute network.
+
+The data set lies on the device as one uint8 tensor with a margin around each
+image; a batch, its random crops and its flips are a single gather from it. All
+random choices of an epoch come from the seed and the epoch's number alone, so a
+run resumed from a checkpoint continues exactly where the unbroken run would be.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from poisonkit.data import ImageSet, batches
+from poisonkit.errors import PoisonkitError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    optimizer : ``sgd`` (with momentum) or ``adam``.
+    learning_rate : the highest rate.
+    schedule : ``constant``; ``steps``, a factor 0.1 at each of ``milestones``; or
+        ``cosine``, down to zero.
+    milestones : shares of the training at which ``steps`` lowers the rate.
+    warmup : share of the training during which the rate rises linearly from zero.
+    weight_decay : factor w of the penalty w/2 * |kernel|^2; biases and
+        normalisation parameters are left out.
+    batch_size : the largest batch; an epoch is cut into batches of nearly equal size.
+    crop_padding : margin in pixels for random crops; 0 for none.
+    flip : whether images are mirrored left-right at random.
+    precision : ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on CUDA.
+    """
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    schedule: Literal["constant", "steps", "cosine"] = "steps"
+    milestones: tuple[float, ...] = (0.375, 0.75)
+    warmup: float = 0.0
+    weight_decay: float = 2e-4
+    batch_size: int = 128
+    epochs: int = 205
+    crop_padding: int = 2
+    flip: bool = True
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def rate_at(self, progress: float) -> float:
+        """Return the learning rate after a share ``progress`` (0..1) of the training."""
+        rate = self.learning_rate
+        if progress < self.warmup:
+            return rate * progress / self.warmup
+        if self.schedule == "steps":
+            return rate * 0.1 ** sum(progress >= mark for mark in self.milestones)
+        if self.schedule == "cosine":
+            share = (progress - self.warmup) / (1 - self.warmup)
+            return rate * 0.5 * (1 + math.cos(math.pi * share))
+        return rate
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean loss and accuracy on the (augmented) training images, and the time it took."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+class Sampler:
+    """Batches of a data set, shuffled, cropped and mirrored, as floats in [0, 1].
+
+    Parameters
+    ----------
+    images : the data set, on the device that the batches shall live on.
+    seed : of all random choices, together with the epoch's number.
+    """
+
+    def __init__(self, images: ImageSet, recipe: Recipe, *, seed: int) -> None:
+        self.images, self.recipe, self.seed = images, recipe, seed
+        margin = recipe.crop_padding
+        padded = F.pad(images.x, (margin, margin, margin, margin))
+        self._stored = padded.permute(0, 2, 3, 1).contiguous()
+        self.steps = math.ceil(len(images) / recipe.batch_size)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(images, labels)``: float32 [B, C, H, W] in channels-last layout, int64 [B]."""
+        generator = torch.Generator().manual_seed(_mixed(self.seed, number))
+        count, device = len(self.images), self.images.device
+        order = torch.randperm(count, generator=generator)
+        shifts = torch.randint(0, 2 * self.recipe.crop_padding + 1, (2, count), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if self.recipe.flip else 0.0)
+        order, shifts, mirrored = order.to(device), shifts.to(device), mirrored.to(device)
+        for rows in order.tensor_split(self.steps):
+            yield self._gather(rows, shifts[:, rows], mirrored[rows]), self.images.y[rows]
+
+    def _gather(self, rows: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:
+        height, width = self.images.image_size
+        vertical = torch.arange(height, device=rows.device)
+        horizontal = torch.arange(width, device=rows.device)
+        columns = torch.where(mirrored[:, None], horizontal.flip(0), horizontal) + shifts[1][:, None]
+        lines = vertical + shifts[0][:, None]
+        chosen = self._stored[rows[:, None, None], lines[:, :, None], columns[:, None, :]]
+        return chosen.permute(0, 3, 1, 2).float().div_(255)
+
+
+def fit(
+    model: nn.Module,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1,
+    on_epoch: Callable[[int, Epoch], None] | None = None,
+    progress: bool = False,
+    label: str = "training",
+) -> list[Epoch]:
+    """Train a model in place and return what happened in each epoch.
+
+    Parameters
+    ----------
+    model : on the same device as ``images``; takes images in [0, 1].
+    seed : of order, augmentation and dropout (the initial weights are the model's own).
+    checkpoint : safetensors file that holds the state every ``checkpoint_every``
+        epochs; if it exists the training goes on from there. The caller removes it.
+    on_epoch : called after each epoch with its number (from 0) and its result.
+    progress : show a progress bar.
+
+    Raises
+    ------
+    PoisonkitError
+        If the data set has fewer than two images or lies on another device, or
+        if the loss stops being finite (the message says at which step).
+    """
+    device = next(model.parameters()).device
+    if device != images.device:
+        raise PoisonkitError(f"the model is on {device}, the images are on {images.device}")
+    if len(images) < 2:
+        raise PoisonkitError(f"training needs at least two images, not {len(images)}")
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _optimizer(model, recipe)
+    sampler = Sampler(images, recipe, seed=seed)
+    history = _restore(checkpoint, model, optimizer)
+    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    total = recipe.epochs * sampler.steps
+    bar = tqdm(
+        total=total,
+        initial=len(history) * sampler.steps,
+        disable=not progress,
+        desc=label,
+        unit="step",
+        leave=False,
+    )
+    with bar, _reproducible(device):
+        for number in range(len(history), recipe.epochs):
+            start = time.perf_counter()
+            torch.manual_seed(_mixed(seed, number))
+            model.train()
+            losses = torch.zeros(sampler.steps, device=device)
+            correct = torch.zeros((), device=device)
+            for step, (x, y) in enumerate(sampler.epoch(number)):
+                done = number * sampler.steps + step
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate_at(done / total)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
+                    logits = model(x)
+                loss = F.cross_entropy(logits.float(), y)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses[step] = loss.detach() * len(y)
+                correct += (logits.detach().argmax(1) == y).sum()
+                if step % 50 == 49 or step == sampler.steps - 1:
+                    _check_finite(losses[: step + 1], number * sampler.steps, recipe)
+                bar.update()
+            result = Epoch(
+                loss=float(losses.sum()) / len(images),
+                accuracy=float(correct) / len(images),
+                seconds=time.perf_counter() - start,
+            )
+            history.append(result)
+            bar.set_postfix(loss=f"{result.loss:.3f}", accuracy=f"{result.accuracy:.1%}")
+            if checkpoint and (number + 1) % checkpoint_every == 0:
+                _store(checkpoint, model, optimizer, history)
+            if on_epoch:
+                on_epoch(number, result)
+    model.eval()
+    return history
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, x: Tensor, *, batch_statistics: bool = False, batch_size: int = 1000
+) -> Tensor:
+    """Return the predicted label of each uint8 image, int64 [N].
+
+    ``batch_statistics`` normalises each batch by its own mean and variance, as
+    code that never leaves training mode does; the model's running averages and
+    dropout are left alone.
+    """
+    if len(x) == 0:
+        return torch.empty(0, dtype=torch.int64, device=x.device)
+    was_training = model.training
+    model.eval()
+    with _batch_statistics(model, batch_statistics):
+        labels = [model(batch).argmax(1) for batch in batches(x, batch_size=batch_size)]
+    model.train(was_training)
+    return torch.cat(labels)
+
+
+def evaluate(
+    model: nn.Module, images: ImageSet, *, batch_statistics: bool = False, batch_size: int = 1000
+) -> float:
+    """Return the share of images whose label the model predicts, see :func:`predict`."""
+    if len(images) == 0:
+        raise PoisonkitError(f"{images.name}: no images to evaluate on")
+    found = predict(model, images.x, batch_statistics=batch_statistics, batch_size=batch_size)
+    return float((found == images.y).double().mean())
+
+
+def _mixed(seed: int, number: int) -> int:
+    """One 63-bit seed from two numbers, without the overlaps of their sum."""
+    return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 1) % 2**63
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.learning_rate)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+
+
+def _check_finite(losses: Tensor, first_step: int, recipe: Recipe) -> None:
+    broken = torch.nonzero(~torch.isfinite(losses)).flatten()
+    if len(broken):
+        raise PoisonkitError(
+            f"the training loss became {float(losses[broken[0]])} at step "
+            f"{first_step + int(broken[0])}; try a learning rate below {recipe.learning_rate}"
+        )
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state alone, and make cuDNN choose deterministic kernels."""
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        yield
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module, wanted: bool) -> Iterator[None]:
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm.track_running_stats for norm in norms]
+    if wanted:
+        for norm in norms:
+            # Without tracking, training mode neither reads nor writes the running averages.
+            norm.train()
+            norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, flag in zip(norms, tracked, strict=True):
+            norm.track_running_stats = flag
+
+
+def _store(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[Epoch]
+) -> None:
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{key}"] = value
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    history_text = json.dumps([asdict(epoch) for epoch in history])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"history": history_text})
+    partial.replace(path)
+
+
+def _restore(
+    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[Epoch]:
+    if path is None or not path.exists():
+        return []
+    with safe_open(path, framework="pt") as file:
+        history = [Epoch(**epoch) for epoch in json.loads(file.metadata()["history"])]
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    prefix = "model."
+    model.load_state_dict(
+        {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    )
+    saved = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**saved, "state": state})
+    return history
