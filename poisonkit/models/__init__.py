@@ -31,9 +31,11 @@ def _resnet(units: int, preactivation: bool) -> Callable[..., nn.Module]:
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallConvNet,
     "resnet8": _resnet(1, preactivation=False),
+    "resnet14": _resnet(2, preactivation=False),
     "resnet20": _resnet(3, preactivation=False),
     "resnet32": _resnet(5, preactivation=False),
     "preact_resnet8": _resnet(1, preactivation=True),
+    "preact_resnet14": _resnet(2, preactivation=True),
     "preact_resnet20": _resnet(3, preactivation=True),
     "preact_resnet32": _resnet(5, preactivation=True),
 }
@@ -139,6 +141,18 @@ def tapped(model: Classifier, tap: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every part of a model in eval mode, and afterwards back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def features(
     model: Classifier, x: Tensor, tap: str, *, pool: str = "flatten", batch_size: int = 500
@@ -157,11 +171,9 @@ def features(
     """
     if pool not in ("flatten", "mean"):
         raise unknown("pooling", pool, ("flatten", "mean"))
-    was_training = model.training
-    model.eval()
     found: Tensor | None = None
     start = 0
-    with tapped(model, tap) as outputs:
+    with evaluating(model), tapped(model, tap) as outputs:
         for batch in batches(x, batch_size=batch_size):
             model(batch)
             block = outputs.pop()
@@ -172,5 +184,4 @@ def features(
                 found = block.new_empty((len(x), block.shape[1]), dtype=torch.float32)
             found[start : start + len(block)] = block
             start += len(block)
-    model.train(was_training)
     return torch.empty(0, 0) if found is None else found

@@ -1,0 +1,5 @@
+"""``python -m poisonkit``."""
+
+from poisonkit.cli import main
+
+main()

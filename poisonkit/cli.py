@@ -1,0 +1,206 @@
+"""The command line: ``poisonkit list | run | reproduce | scorecard | data``."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from poisonkit import __version__
+from poisonkit.errors import PoisonkitError, unknown
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reproducible research on training-data poisoning.",
+)
+
+Profile = Annotated[str, typer.Option(help="Scale: quick, small or paper.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder with the data (default: POISONKIT_DATA).")
+]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except PoisonkitError as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"poisonkit: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@app.command("list")
+def list_experiments(
+    parameters: Annotated[bool, typer.Option(help="Also list every parameter.")] = False,
+) -> None:
+    """List the experiments, their profiles and, if asked, their parameters."""
+    from poisonkit.experiments import EXPERIMENTS
+    from poisonkit.experiments.settings import describe, options_of
+
+    for experiment in EXPERIMENTS.values():
+        print(f"{experiment.name}: {experiment.summary}")
+        print(f"  profiles: {', '.join(experiment.profiles)}")
+        print(f"  variants: {', '.join(experiment.variants)}")
+        if parameters:
+            for name, hint in options_of(experiment.config).items():
+                print(f"  {name}: {describe(hint)}")
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="Name, as shown by: poisonkit list")],
+    profile: Profile = "quick",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one parameter; repeatable."),
+    ] = None,
+    device: Device = "auto",
+    root: Root = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials.")] = 1,
+    freeze: Annotated[bool, typer.Option(help="Write into results/ of the checkout.")] = False,
+) -> None:
+    """Run one experiment, or find its record, and print where the record is."""
+    from poisonkit.experiments import EXPERIMENTS
+    from poisonkit.experiments import run as run_experiment
+
+    if experiment not in EXPERIMENTS:
+        raise unknown("experiment", experiment, EXPERIMENTS)
+    chosen = EXPERIMENTS[experiment]
+    config = chosen.configure(profile=profile, **_parse(settings or []))
+    with _pool(workers) as executor:
+        record = run_experiment(
+            chosen,
+            config,
+            device=device,
+            data_root=root,
+            executor=executor,
+            progress=True,
+            freeze=freeze,
+        )
+    numbers = {key: value for key, value in record.metrics.items() if key != "trials"}
+    print(json.dumps(numbers, indent=1))
+    print(record.path)
+
+
+def _parse(settings: list[str]) -> dict[str, Any]:
+    pairs = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator:
+            raise PoisonkitError(f"--set takes KEY=VALUE, not {setting!r}")
+        pairs[name.strip()] = value.strip()
+    if "profile" in pairs:
+        raise PoisonkitError("give the profile with --profile, not with --set")
+    return pairs
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Executor | None]:
+    if workers == 1:
+        yield None
+        return
+    # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+@app.command()
+def reproduce(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    profile: Profile = "quick",
+    build: Annotated[bool, typer.Option("--build", help="Also build the book.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute anew, without the cache of earlier runs.")
+    ] = False,
+) -> None:
+    """Execute the notebooks of some chapters at a profile; with --build, render the book."""
+    from poisonkit import book
+    from poisonkit.experiments import PROFILES
+
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+    start = time.perf_counter()
+    root = book.find_root()
+    parameters = {"profile": profile, "interactive": False}
+    cache = tempfile.TemporaryDirectory(prefix="poisonkit-") if fresh else nullcontext()
+    with cache as folder:
+        book.use_cache(folder)
+        if build:
+            done = book.build(root, chapters=chapters or (), parameters=parameters)
+        else:
+            done = root / "_build" / "executed" / profile
+            book.execute(root, done, chapters=chapters or (), parameters=parameters)
+    print(f"{done}\n{(time.perf_counter() - start) / 60:.1f} minutes")
+
+
+@app.command()
+def scorecard(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an exhibit.")] = False,
+) -> None:
+    """Show each exhibit's reported and measured value, and the verdict."""
+    from poisonkit.scorecard import as_rows, judge_all
+
+    judgements = judge_all()
+    if as_json:
+        for row in as_rows(judgements):
+            print(json.dumps(row))
+        return
+    for judgement in judgements:
+        print(
+            f"{judgement.verdict:14} {judgement.paper} | {judgement.exhibit} | "
+            f"reported {judgement.show_reported()} | measured {judgement.show_measured()}"
+        )
+
+
+@app.command()
+def data(
+    root: Root = None,
+    download: Annotated[
+        list[str] | None, typer.Option(help="Fetch mnist or cifar10; repeatable.")
+    ] = None,
+) -> None:
+    """Show which data sets are there, where, and their checksums."""
+    from poisonkit.data import data_root, load
+
+    print(f"data folder: {data_root(root)}")
+    for name in download or []:
+        if name not in ("mnist", "cifar10"):
+            raise unknown("data set to fetch", name, ("mnist", "cifar10"))
+        load(name, root=root, download=True)
+    for name in ("digits", "mnist", "cifar10", "imagenet2"):
+        for split in ("train", "test"):
+            try:
+                images = load(name, split=split, root=root)
+            except PoisonkitError as error:
+                print(f"{name:10} {split:5} missing: {error}")
+                break
+            height, width = images.image_size
+            shape = f"{len(images)} images, {images.channels} x {height} x {width}"
+            print(f"{name:10} {split:5} {shape}, {images.classes} classes, {images.checksum}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        print(f"poisonkit {__version__}")
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

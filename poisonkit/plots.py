@@ -1,0 +1,141 @@
+"""The house style, and the figure pieces that several pages share.
+
+Every function draws what it is given and returns the figure; nothing here
+computes a result.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+#: One colour for each role, the same on every page; distinguishable without colour vision.
+COLOURS = {
+    "clean": "#4477aa",
+    "poisoned": "#cc3311",
+    "after": "#228833",
+    "reference": "#bbbbbb",
+    "paper": "#000000",
+}
+
+
+def use_style() -> None:
+    """Set the house style for all figures drawn afterwards."""
+    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values()))
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.labelsize": "medium",
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def two_histograms(
+    axes: Axes, values: Tensor, poisoned: Tensor, *, label: str, bins: int = 40
+) -> None:
+    """Draw clean and poisoned values of one quantity over each other, each as a share."""
+    numbers, mask = values.cpu().numpy(), poisoned.cpu().numpy().astype(bool)
+    edges = np.linspace(float(numbers.min()), float(numbers.max()), bins + 1)
+    for name, part in (("clean", numbers[~mask]), ("poisoned", numbers[mask])):
+        weights = np.full(len(part), 1 / max(len(part), 1))
+        axes.hist(part, edges, weights=weights, color=COLOURS[name], alpha=0.65, label=name)
+    axes.set(xlabel=label, ylabel="share of images")
+
+
+def show_images(axes: Axes, image: Tensor, title: str) -> None:
+    """Show one uint8 image [C, H, W] without axes, pixels as sharp squares."""
+    array = image.permute(1, 2, 0).cpu().numpy()
+    axes.imshow(array.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_title(title, fontsize="small")
+    axes.set_axis_off()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar in percent: its height, an interval around it, single runs, the paper's value."""
+
+    label: str
+    height: float
+    interval: tuple[float, float] | None
+    runs: Sequence[float]
+    paper: float | None = None
+    colour: str = "clean"
+
+
+def bars(axes: Axes, shown: Sequence[Bar], *, ylabel: str) -> None:
+    """Draw bars with their intervals, a dot a run, and a black diamond for the paper's value."""
+    for place, bar in enumerate(shown):
+        axes.bar(place, bar.height, width=0.7, color=COLOURS[bar.colour], alpha=0.8)
+        if bar.interval is not None:
+            low, high = bar.interval
+            spread = [[max(bar.height - low, 0)], [max(high - bar.height, 0)]]
+            axes.errorbar(place, bar.height, yerr=spread, color="black", capsize=4, linewidth=1)
+        offsets = np.linspace(-0.12, 0.12, len(bar.runs)) if len(bar.runs) > 1 else [0.0]
+        axes.plot(place + np.asarray(offsets), bar.runs, "o", color="black", ms=3, alpha=0.6)
+        if bar.paper is not None:
+            axes.plot(place + 0.28, bar.paper, "D", color=COLOURS["paper"], mfc="white", ms=6)
+    axes.set_xticks(range(len(shown)), [bar.label for bar in shown])
+    axes.set(ylabel=ylabel, ylim=(0, 104))
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Frames behind a slider that needs no kernel and no script from elsewhere."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+_slider_numbers = count()
+
+
+def slider(frames: Sequence[tuple[str, Figure]], *, label: str, start: int = 0) -> Slider:
+    """Return figures as one picture with a slider under it; the figures are closed.
+
+    Parameters
+    ----------
+    frames : (caption, figure) pairs, in the order of the slider.
+    label : what the slider changes.
+    start : the frame shown first.
+    """
+    pictures = []
+    for index, (caption, figure) in enumerate(frames):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=90)
+        plt.close(figure)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        hidden = "" if index == start else " hidden"
+        pictures.append(
+            f'<img src="data:image/png;base64,{data}" alt="{escape(caption)}" '
+            f'style="max-width:100%"{hidden}>'
+        )
+    name = f"poisonkit-slider-{next(_slider_numbers)}"
+    script = (
+        "const box=this.closest('.poisonkit-slider');"
+        "box.querySelectorAll('img').forEach((image,k)=>{image.hidden=k!=this.value;"
+        "if(k==this.value)box.querySelector('output').value=image.alt});"
+    )
+    return Slider(
+        f'<div class="poisonkit-slider"><div class="frames">{"".join(pictures)}</div>'
+        f'<label for="{name}">{escape(label)}</label> '
+        f'<input id="{name}" type="range" min="0" max="{len(frames) - 1}" value="{start}" '
+        f'style="width:60%" oninput="{script}"> '
+        f"<output>{escape(frames[start][0])}</output></div>"
+    )
