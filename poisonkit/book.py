@@ -5,14 +5,12 @@ buttons still point at the committed one: the staged copy below ``_build/src`` h
 relative paths. The libraries of the ``book`` extra are imported when first needed, never before.
 """
 
-import contextlib
-import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,14 @@ __all__ = [
     "declared_parameters",
     "execute",
     "find_root",
+    "listed_pages",
     "notebooks",
     "render",
+    "use_cache",
 ]
 
+# What the driver itself asks of every notebook; one that only draws records may have neither.
+COMMON_PARAMETERS = {"profile", "interactive"}
 # What the rendered book is made of, beside the notebooks.
 PAGES = ("_config.yml", "_toc.yml", "book", "README.md", "CONTRIBUTING.md", "CITATION.cff")
 
@@ -57,7 +59,7 @@ def notebooks(root: Path, chapters: Sequence[str] = ()) -> list[Path]:
     known = sorted({path.parent.name for path in below.glob("*/*.ipynb")})
     if unknown := [chapter for chapter in chapters if chapter not in known]:
         raise BookError(f"no chapter {', '.join(unknown)}; there are: {', '.join(known) or 'none'}")
-    listed = _listed(load("yaml").safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+    listed = listed_pages(load("yaml").safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
 
     def order(path: Path) -> tuple[bool, int, str]:
         name = path.relative_to(root).with_suffix("").as_posix()
@@ -78,6 +80,12 @@ def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
     check_names(parameters, declared_parameters(notebook), where=notebook.name)
 
 
+def use_cache(folder: str | Path | None) -> None:
+    """Keep the records of later executions in `folder`; None leaves the user's cache in place."""
+    if folder is not None:
+        os.environ["POISONKIT_CACHE"] = str(folder)
+
+
 def execute(
     root: Path,
     destination: Path,
@@ -89,7 +97,7 @@ def execute(
     """Run the notebooks one after the other, each in its own folder of the checkout.
 
     Each notebook gets those of the `parameters` that it declares. Every name must be declared
-    somewhere, but for ``profile``, which a notebook that only draws records need not have.
+    somewhere, but for ``profile`` and ``interactive``, which the command line always gives.
 
     Returns
     -------
@@ -98,18 +106,25 @@ def execute(
     chosen = notebooks(root, chapters)
     declared = {path: declared_parameters(path) for path in chosen}
     known = set().union(*declared.values())
-    check_names(parameters, known | {"profile"}, where="the choice of notebooks")
+    check_names(parameters, known | COMMON_PARAMETERS, where="the choice of notebooks")
     cells = {path: notebook_file.code_cells(path) for path in chosen}
     executed = []
-    bar = tqdm(total=sum(cells.values()), unit="cell", disable=not progress, dynamic_ncols=True)
-    with bar, _kernel_settings() as settings:
+    bar = tqdm(
+        total=sum(cells.values()),
+        disable=not progress,
+        dynamic_ncols=True,
+        bar_format="{l_bar}{bar}| cell {n_fmt} of {total_fmt}, {elapsed}",
+    )
+    with bar, notebook_file.kernel_settings() as settings:
         for path in chosen:
             name = path.relative_to(root)
             bar.set_description(name.with_suffix("").as_posix().removeprefix("notebooks/"))
             values = {key: parameters[key] for key in parameters if key in declared[path]}
             end = bar.n + cells[path]
             settings["on_cell_executed"] = lambda end=end, **_: bar.update(int(bar.n < end))
-            executed.append(_run(path, destination / name, name=name, values=values, **settings))
+            target = destination / name
+            notebook_file.run(path, target, name=str(name), values=values, **settings)
+            executed.append(target)
             bar.update(end - bar.n)
     return executed
 
@@ -156,73 +171,16 @@ def render(root: Path, source: Path) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"NO_COLOR": "1"},
     )
-    lines = (finished.stdout + finished.stderr).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", finished.stdout + finished.stderr).splitlines()
     output.mkdir(parents=True, exist_ok=True)
     (output / "render.log").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if finished.returncode:
-        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
+        told = [line for line in lines if "WARNING:" in line or "ERROR:" in line] or lines[-20:]
+        told = [line.replace(f"{source}/", "") for line in told]
         message = ["the book did not render:", *told, f"the whole log: {output / 'render.log'}"]
         raise BookError("\n  ".join(message))
     return output / "html" / "index.html"
-
-
-def _run(
-    path: Path, target: Path, *, name: Path, values: Mapping[str, object], **settings: Any
-) -> Path:
-    """Execute one notebook into `target`, which exists only once the run has come to its end."""
-    papermill, nbformat = load("papermill"), load("nbformat")
-    failures = (load("papermill.exceptions").PapermillException, RuntimeError)
-    # It guesses at the types in parameter cells and warns of each line that it cannot guess.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    unfinished = target.with_suffix(".unfinished.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        notebook = papermill.execute_notebook(
-            path,
-            unfinished,
-            parameters=values,
-            kernel_name="python3",
-            language="python",
-            cwd=path.parent,
-            progress_bar=False,
-            **settings,
-        )
-    except failures as error:
-        last = [line for line in str(error).splitlines() if line.strip()][-1:]
-        message = f"{name} failed: {''.join(last)}\n  as far as it got: {unfinished}"
-        raise BookError(message) from error
-    notebook_file.tidy(notebook, values=values)
-    nbformat.write(notebook, target)
-    unfinished.unlink()
-    return target
-
-
-@contextlib.contextmanager
-def _kernel_settings() -> Iterator[dict[str, Any]]:
-    """Give kernels inline figures, no progress bars, and a transport only this user can reach."""
-    environment = {
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "TQDM_DISABLE": "1",  # a bar's last state is noise on a page
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    if data := os.environ.get("POISONKIT_DATA"):
-        environment["POISONKIT_DATA"] = str(Path(data).resolve())  # kernels start elsewhere
-    settings: dict[str, Any] = {}
-    before = os.environ.copy()
-    with tempfile.TemporaryDirectory(prefix="pk") as sockets:
-        # A socket's path must stay below about 100 characters; where it would not, TCP still works.
-        if os.name == "posix" and len(sockets) < 80:
-            transport = {"transport": "ipc", "ip": f"{sockets}/k"}
-            settings["config"] = load("traitlets.config").Config({"KernelManager": transport})
-        os.environ.update(environment)
-        try:
-            yield settings
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def _stage_pages(root: Path, source: Path, *, keep_executed: bool) -> None:
@@ -250,11 +208,11 @@ def _stage_if_not_run(path: Path, target: Path) -> None:
     load("nbformat").write(notebook, target)
 
 
-def _listed(entry: Any) -> list[str]:
+def listed_pages(entry: Any) -> list[str]:
     """Return the pages named anywhere below an entry of the table of contents, in order."""
     if isinstance(entry, list):
-        return [name for part in entry for name in _listed(part)]
+        return [name for part in entry for name in listed_pages(part)]
     if not isinstance(entry, dict):
         return []
     own = [str(entry[key]) for key in ("root", "file") if key in entry]
-    return own + [name for part in entry.values() for name in _listed(part)]
+    return own + [name for part in entry.values() for name in listed_pages(part)]

@@ -28,7 +28,7 @@ _MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c629615203637",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
 
@@ -261,8 +261,14 @@ def _torchvision(name: str, split: str, folder: Path, download: bool) -> ImageSe
         f"fetch it with: poisonkit data --download {name} --root {folder}, or name the "
         f"folder that holds it in POISONKIT_DATA"
     )
-    if name == "mnist" and not download:
-        _verify_mnist(folder / "MNIST" / "raw", advice)
+    raw = folder / "MNIST" / "raw"
+    if name == "mnist" and download:
+        # torchvision takes any file of the right name for the right one.
+        for file in _MNIST_MD5:
+            if not _is_official_mnist(raw / file):
+                (raw / file).unlink(missing_ok=True)
+    elif name == "mnist":
+        _verify_mnist(raw, advice)
     try:
         loaded = loader(folder, train=split == "train", download=download)
     except (RuntimeError, OSError, EOFError, AssertionError, ValueError) as error:
@@ -274,12 +280,18 @@ def _torchvision(name: str, split: str, folder: Path, download: bool) -> ImageSe
 
 
 def _verify_mnist(raw: Path, advice: str) -> None:
-    for file, digest in _MNIST_MD5.items():
-        path = raw / file
+    for path in (raw / file for file in _MNIST_MD5):
         if not path.is_file():
             raise DataError(f"mnist: {path} does not exist; {advice}")
-        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+        if not _is_official_mnist(path):
             raise DataError(f"mnist: {path} is truncated or corrupt (MD5 differs); {advice}")
+
+
+def _is_official_mnist(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return found == _MNIST_MD5[path.name]
 
 
 def _imagenet2(
@@ -292,7 +304,7 @@ def _imagenet2(
     for tree in (folder, folder / "imagenet", folder / "tiny-imagenet"):
         if all((tree / part / wnid).is_dir() for wnid in classes):
             return _read_tree(tree / part, classes, "imagenet2", image_size)
-    trees = [tree for tree in folder.glob("*/train") if tree.is_dir()]
+    trees = [tree for tree in (folder / part, *folder.glob(f"*/{part}")) if tree.is_dir()]
     found = sorted({path.name for tree in trees for path in tree.iterdir() if path.is_dir()})
     raise DataError(
         f"imagenet2: no folders {part}/{classes[0]} and {part}/{classes[1]} in {folder}, its "
@@ -307,7 +319,9 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
     if not folder.is_dir():
         raise DataError(f"folder:{folder} does not exist; give a folder with one folder a class")
     test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and test:
+    if (folder / "train").is_dir():
+        if test is None:
+            raise DataError(f"folder:{folder} has train/ but neither test/ nor val/ beside it")
         classes = tuple(sorted(path.name for path in (folder / "train").iterdir() if path.is_dir()))
         tree = folder / "train" if split == "train" else test
         return _read_tree(tree, classes, f"folder:{folder}", image_size)
@@ -316,24 +330,25 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
     return images.split(0.2, seed=0)[0 if split == "train" else 1]
 
 
-def _read_tree(
-    tree: Path, classes: tuple[str, ...], name: str, image_size: int | None
-) -> ImageSet:
-    from PIL import Image, UnidentifiedImageError
+def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int | None) -> ImageSet:
+    from PIL import Image
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     if not classes:
         raise DataError(f"{name}: {tree} holds no class folders")
     x, y = [], []
     for label, class_name in enumerate(classes):
-        paths = sorted(p for p in (tree / class_name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+        paths = sorted(
+            p for p in (tree / class_name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS
+        )
         if not paths:
             raise DataError(f"{name}: no images in {tree / class_name}")
         for path in paths:
             try:
                 with Image.open(path) as file:
                     image = file.convert("RGB")
-            except (UnidentifiedImageError, OSError) as error:
+            # Pillow reports some damage to PNG files by the last two.
+            except (OSError, SyntaxError, ValueError) as error:
                 raise DataError(f"{name}: {path} cannot be read as an image ({error})") from error
             if image_size:
                 image = _centre_square(image, image_size)

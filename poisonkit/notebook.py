@@ -1,12 +1,16 @@
-"""What the book reads from one notebook file, and how it tidies an executed one.
+"""One notebook file: what it declares, how it is run, and how the executed one is tidied.
 
 The libraries of the ``book`` extra are imported when first needed: records are made without them.
 """
 
 import ast
+import contextlib
 import importlib
 import itertools
-from collections.abc import Iterable, Mapping
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +80,63 @@ def was_executed(path: Path) -> bool:
     return path.exists() and "papermill" in read(path).metadata and not has_error(path)
 
 
+def run(
+    path: Path, target: Path, *, name: str, values: Mapping[str, object], **settings: Any
+) -> None:
+    """Execute one notebook into `target`, which exists only once the run has come to its end."""
+    papermill, nbformat = load("papermill"), load("nbformat")
+    failures = (load("papermill.exceptions").PapermillException, RuntimeError)
+    # It guesses at the types in parameter cells and warns of each line that it cannot guess.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    unfinished = target.with_suffix(".unfinished.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        notebook = papermill.execute_notebook(
+            path,
+            unfinished,
+            parameters=values,
+            kernel_name="python3",
+            language="python",
+            cwd=path.parent,
+            progress_bar=False,
+            **settings,
+        )
+    except failures as error:
+        last = [line for line in str(error).splitlines() if line.strip()][-1:]
+        message = f"{name} failed: {''.join(last)}\n  as far as it got: {unfinished}"
+        raise BookError(message) from error
+    tidy(notebook, values=values)
+    nbformat.write(notebook, target)
+    unfinished.unlink()
+
+
+@contextlib.contextmanager
+def kernel_settings() -> Iterator[dict[str, Any]]:
+    """Give kernels inline figures, no progress bars, and a transport only this user can reach."""
+    environment = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "TQDM_DISABLE": "1",  # a bar's last state is noise on a page
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    for variable in ("POISONKIT_DATA", "POISONKIT_CACHE"):
+        if folder := os.environ.get(variable):  # maybe relative, and kernels start elsewhere
+            environment[variable] = str(Path(folder).expanduser().resolve())
+    settings: dict[str, Any] = {}
+    before = os.environ.copy()
+    with tempfile.TemporaryDirectory(prefix="pk") as sockets:
+        # A socket's path must stay below about 100 characters; where it would not, TCP still works.
+        if os.name == "posix" and len(sockets) < 80:
+            transport = {"transport": "ipc", "ip": f"{sockets}/k"}
+            settings["config"] = load("traitlets.config").Config({"KernelManager": transport})
+        os.environ.update(environment)
+        try:
+            yield settings
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
 def tidy(notebook: Any, *, values: Mapping[str, object]) -> None:
     """Make an executed notebook fit for the book, in place.
 
@@ -132,6 +193,8 @@ def mark_not_run(notebook: Any) -> None:
     if notebook.nbformat_minor < 5:
         note.pop("id", None)
     notebook.cells.insert(1, note)
+    # An execution would have told the renderer how to colour the code.
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
 
 
 def _assignments(source: str) -> list[tuple[str, ast.expr]]:

@@ -45,12 +45,21 @@ def use_style() -> None:
     )
 
 
+def panels(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """Return a figure of ``size`` inches and its axes as an array [rows, columns].
+
+    The figure is not one of pyplot's, so a notebook shows it once, where it is asked to.
+    """
+    figure = Figure(figsize=size)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
 def two_histograms(
     axes: Axes, values: Tensor, poisoned: Tensor, *, label: str, bins: int = 40
 ) -> None:
     """Draw clean and poisoned values of one quantity over each other, each as a share."""
     numbers, mask = values.cpu().numpy(), poisoned.cpu().numpy().astype(bool)
-    edges = np.linspace(float(numbers.min()), float(numbers.max()), bins + 1)
+    edges = np.linspace(float(numbers.min()), float(numbers.max()), bins + 1).tolist()
     for name, part in (("clean", numbers[~mask]), ("poisoned", numbers[mask])):
         weights = np.full(len(part), 1 / max(len(part), 1))
         axes.hist(part, edges, weights=weights, color=COLOURS[name], alpha=0.65, label=name)
@@ -107,7 +116,7 @@ _slider_numbers = count()
 
 
 def slider(frames: Sequence[tuple[str, Figure]], *, label: str, start: int = 0) -> Slider:
-    """Return figures as one picture with a slider under it; the figures are closed.
+    """Return figures as one picture with a slider under it.
 
     Parameters
     ----------
@@ -119,7 +128,6 @@ def slider(frames: Sequence[tuple[str, Figure]], *, label: str, start: int = 0) 
     for index, (caption, figure) in enumerate(frames):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=90)
-        plt.close(figure)
         data = base64.b64encode(buffer.getvalue()).decode()
         hidden = "" if index == start else " hidden"
         pictures.append(

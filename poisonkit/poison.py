@@ -4,14 +4,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from poisonkit.data import ImageSet
-from poisonkit.errors import PoisonError
+from poisonkit.errors import PoisonError, unknown
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -30,6 +30,10 @@ class Bound:
 
     kind: Literal["linf", "pixels"]
     value: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linf", "pixels"):
+            raise unknown("bound", self.kind, ("linf", "pixels"))
 
     def measure(self, images: Tensor, bases: Tensor) -> Tensor:
         """Return, for each uint8 image, the quantity that the bound limits, int64 [P]."""
@@ -63,6 +67,10 @@ class Poison:
     clean_label: bool
     source: str
 
+    def __post_init__(self) -> None:
+        if self.placement not in ("added", "replaced"):
+            raise unknown("placement", self.placement, ("added", "replaced"))
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -88,8 +96,15 @@ class Poison:
                 f"this poison was made for a training set with checksum {self.source[:12]}, "
                 f"{train.name} here has {train.checksum[:12]}: its rows mean other images"
             )
-        if len(self.rows) and int(self.rows.max()) >= len(train):
-            raise PoisonError(f"row {int(self.rows.max())} is beyond the {len(train)} images")
+        expected = (len(self.rows), *train.x.shape[1:])
+        if self.images.dtype != torch.uint8 or self.images.shape != expected:
+            raise PoisonError(
+                f"poisoned images must be uint8 of shape {list(expected)}, "
+                f"not {self.images.dtype} of shape {list(self.images.shape)}"
+            )
+        outside = self.rows[(self.rows < 0) | (self.rows >= len(train))]
+        if len(outside):
+            raise PoisonError(f"row {int(outside[0])} is not one of the {len(train)} images")
         if self.placement == "replaced" and len(self.rows.unique()) < len(self.rows):
             raise PoisonError("two poisoned images are to replace the same training image")
         measured = self.bound.measure(self.images, train.x[self.rows])
@@ -165,37 +180,46 @@ class Poison:
 
 def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Poison:
     """Read back what :meth:`Poison.export` wrote, checking every image's digest."""
-    from PIL import Image
-
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise PoisonError(f"{path} does not exist; give a folder written by Poison.export")
-    manifest = json.loads(path.read_text())
-    if manifest.get("format") != FORMAT:
-        raise PoisonError(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}")
-    images = []
-    for entry in manifest["images"]:
-        file = path.parent / Path(entry["file"]).name
-        try:
-            with Image.open(file) as opened:
-                array = np.asarray(opened)
-        except OSError as error:
-            raise PoisonError(f"{file} cannot be read ({error})") from error
-        image = torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
-        if _digest(image) != entry["sha256"]:
-            raise PoisonError(f"{file} is not the image that the manifest describes")
-        images.append(image)
-    if not images:
-        raise PoisonError(f"{path} lists no images")
-    return Poison(
-        images=torch.stack(images).contiguous().to(device),
-        labels=torch.tensor([entry["label"] for entry in manifest["images"]], device=device),
-        rows=torch.tensor([entry["row"] for entry in manifest["images"]], device=device),
-        placement=manifest["placement"],
-        bound=Bound(**manifest["bound"]),
-        clean_label=manifest["clean_label"],
-        source=manifest["source"],
-    )
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT:
+            raise PoisonError(
+                f"{path} has format {manifest['format']}, this version reads {FORMAT}"
+            )
+        entries = manifest["images"]
+        images = [_read_image(path.parent, entry) for entry in entries]
+        if not images:
+            raise PoisonError(f"{path} lists no images")
+        return Poison(
+            images=torch.stack(images).contiguous().to(device),
+            labels=torch.tensor([entry["label"] for entry in entries], device=device),
+            rows=torch.tensor([entry["row"] for entry in entries], device=device),
+            placement=manifest["placement"],
+            bound=Bound(**manifest["bound"]),
+            clean_label=manifest["clean_label"],
+            source=manifest["source"],
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise PoisonError(f"{path} is not a whole manifest ({error})") from error
+
+
+def _read_image(folder: Path, entry: dict[str, Any]) -> Tensor:
+    from PIL import Image
+
+    file = folder / Path(entry["file"]).name
+    try:
+        with Image.open(file) as opened:
+            array = np.asarray(opened)
+    # Pillow reports some damage to PNG files by the last two.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PoisonError(f"{file} cannot be read ({error})") from error
+    image = torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
+    if _digest(image) != entry["sha256"]:
+        raise PoisonError(f"{file} is not the image that the manifest describes")
+    return image
 
 
 def _digest(image: Tensor) -> str:

@@ -13,12 +13,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,7 +28,14 @@ from poisonkit import provenance
 from poisonkit.data import cache_root
 from poisonkit.errors import PoisonkitError
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where processes that share a cache may repeat each other's work
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = 1
+#: What reading a damaged JSON file raises.
+NOT_WHOLE = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError)
 Json = dict[str, Any]
 
 
@@ -80,7 +89,10 @@ class Record:
     def arrays(self) -> dict[str, Tensor]:
         """The arrays behind the figures, verified against the digest."""
         file = self.path.with_suffix(".safetensors")
-        tensors = load_file(file) if file.exists() else {}
+        try:
+            tensors = load_file(file) if file.exists() else {}
+        except SafetensorError as error:
+            raise PoisonkitError(f"{file} cannot be read ({error})") from error
         if digest_of(self.metrics, tensors) != self.digest:
             raise PoisonkitError(f"{self.path} and its arrays do not match the record's digest")
         return tensors
@@ -173,28 +185,14 @@ class Store:
             there) and is removed at the end; returns numbers and tensors. Numbers
             may say under ``seconds`` how long it took, interruptions included.
         """
-        folder = self.cache / kind
-        key = key_of(kind, spec)
-        path = folder / f"{key}.json"
-        tensor_path = path.with_suffix(".safetensors")
-        if path.exists():
-            content = json.loads(path.read_text())
-            tensors = load_file(tensor_path) if tensor_path.exists() else {}
-            numbers, seconds = content["metrics"], content["seconds"]
-            return Artefact(key=key, metrics=numbers, tensors=tensors, seconds=seconds)
-        scratch = path.with_suffix(".work")
-        scratch.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        metrics, tensors = compute(scratch)
-        seconds = float(metrics.pop("seconds", time.perf_counter() - start))
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        if tensors:
-            _write_tensors(tensor_path, tensors)
-        _write_json(path, {"spec": spec, "metrics": metrics, "seconds": seconds})
-        shutil.rmtree(scratch, ignore_errors=True)
+        path = self.cache / kind / f"{key_of(kind, spec)}.json"
+        if not path.exists():
+            with _alone(path.with_suffix(".lock")):
+                # Another process may have finished it in the meantime.
+                if not path.exists():
+                    _make_artefact(path, spec, compute)
         # Read back, so that a first run sees exactly what a later one will.
-        numbers = json.loads(canonical(metrics))
-        return Artefact(key=key, metrics=numbers, tensors=tensors, seconds=seconds)
+        return _read_artefact(path)
 
 
 def default_store() -> Store:
@@ -211,8 +209,47 @@ def read_record(path: Path) -> Record:
             raise PoisonkitError(f"{path} has format {content['format']}; known: {FORMAT}")
         names = ("experiment", "version", "config", "metrics", "provenance", "digest")
         return Record(path=path, **{name: content[name] for name in names})
-    except (json.JSONDecodeError, KeyError) as error:
+    except NOT_WHOLE as error:
         raise PoisonkitError(f"{path} is not a whole record ({error})") from error
+
+
+def _make_artefact(
+    path: Path, spec: Json, compute: Callable[[Path], tuple[Json, dict[str, Tensor]]]
+) -> None:
+    scratch = path.with_suffix(".work")
+    scratch.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    metrics, tensors = compute(scratch)
+    seconds = float(metrics.pop("seconds", time.perf_counter() - start))
+    _write_tensors(path.with_suffix(".safetensors"), tensors)
+    _write_json(path, {"spec": spec, "metrics": metrics, "seconds": seconds})
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _read_artefact(path: Path) -> Artefact:
+    try:
+        content = json.loads(path.read_text())
+        return Artefact(
+            key=path.stem,
+            metrics=content["metrics"],
+            tensors=load_file(path.with_suffix(".safetensors")),
+            seconds=content["seconds"],
+        )
+    except (*NOT_WHOLE, FileNotFoundError, SafetensorError) as error:
+        raise PoisonkitError(
+            f"{path} and its tensors are damaged ({error}); remove {path} to compute them again"
+        ) from error
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process at a time pass; the lock falls when the process ends, however it ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        lock.unlink(missing_ok=True)
 
 
 def _file_name(experiment: str, version: int, config: Json) -> str:

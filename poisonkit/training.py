@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.data import ImageSet, batches
-from poisonkit.errors import PoisonkitError
+from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.models import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,15 @@ class Recipe:
     crop_padding: int = 2
     flip: bool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("optimizer", "schedule", "precision"):
+            known = get_args(type(self).__annotations__[name])
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_padding", 0)):
+            if getattr(self, name) < least:
+                raise PoisonkitError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate after a share ``progress`` (0..1) of the training."""
@@ -112,7 +122,9 @@ class Sampler:
         height, width = self.images.image_size
         vertical = torch.arange(height, device=rows.device)
         horizontal = torch.arange(width, device=rows.device)
-        columns = torch.where(mirrored[:, None], horizontal.flip(0), horizontal) + shifts[1][:, None]
+        columns = (
+            torch.where(mirrored[:, None], horizontal.flip(0), horizontal) + shifts[1][:, None]
+        )
         lines = vertical + shifts[0][:, None]
         chosen = self._stored[rows[:, None, None], lines[:, :, None], columns[:, None, :]]
         return chosen.permute(0, 3, 1, 2).float().div_(255)
@@ -152,7 +164,7 @@ def fit(
         raise PoisonkitError(f"the model is on {device}, the images are on {images.device}")
     if len(images) < 2:
         raise PoisonkitError(f"training needs at least two images, not {len(images)}")
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe)
     sampler = Sampler(images, recipe, seed=seed)
     history = _restore(checkpoint, model, optimizer)
@@ -215,11 +227,8 @@ def predict(
     """
     if len(x) == 0:
         return torch.empty(0, dtype=torch.int64, device=x.device)
-    was_training = model.training
-    model.eval()
-    with _batch_statistics(model, batch_statistics):
+    with evaluating(model), _batch_statistics(model, batch_statistics):
         labels = [model(batch).argmax(1) for batch in batches(x, batch_size=batch_size)]
-    model.train(was_training)
     return torch.cat(labels)
 
 
@@ -301,9 +310,7 @@ def _store(
     partial.replace(path)
 
 
-def _restore(
-    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[Epoch]:
+def _restore(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
     if path is None or not path.exists():
         return []
     with safe_open(path, framework="pt") as file:

@@ -48,6 +48,8 @@ class Trigger:
         """Return the rows and columns that the trigger overwrites in an image of that size."""
         if self.pattern not in PATTERNS:
             raise unknown("trigger pattern", self.pattern, PATTERNS)
+        if self.border not in ("error", "clip", "wrap"):
+            raise unknown("border", self.border, ("error", "clip", "wrap"))
         height, width = image_size
         if not (0 <= self.position[0] < height and 0 <= self.position[1] < width):
             raise PoisonkitError(

@@ -145,7 +145,7 @@ def spectral_filter(
     present = labels.unique().tolist()
     examined = present if only_labels is None else list(only_labels)
     keep = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-    scores = torch.full((len(labels),), math.nan, device=labels.device)
+    scores = features.new_full((len(labels),), math.nan)
     removed: dict[int, int] = {}
     for label in examined:
         if label not in present:

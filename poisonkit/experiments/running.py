@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from poisonkit import provenance
 from poisonkit.data import ImageSet, choose_device, load
-from poisonkit.errors import unknown
+from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.settings import as_json, with_options
 from poisonkit.models import Classifier, create
 from poisonkit.store import Artefact, Json, Record, Store, default_store
@@ -72,15 +72,20 @@ class Experiment:
     ) -> Any:
         """Return the configuration of a profile and variant, with single options changed.
 
-        Options that are None are left as profile and variant have them.
+        Options that are None are left as profile and variant have them. Off the
+        paper's scale a profile's own options stand against a variant's: its data
+        have other classes, its network other layers.
         """
         if profile not in self.profiles:
             raise unknown("profile", profile, self.profiles)
         if variant not in self.variants:
             raise unknown("variant", variant, self.variants)
         config = self.config(profile=profile, variant=variant)
+        scale, switches = self.profiles[profile], self.variants[variant]
+        if profile != "paper":
+            switches = {name: value for name, value in switches.items() if name not in scale}
         given = {name: value for name, value in options.items() if value is not None}
-        for overlay in (self.profiles[profile], self.variants[variant], given):
+        for overlay in (scale, switches, given):
             config = with_options(config, overlay)
         return config
 
@@ -114,6 +119,8 @@ def run(
     )
     origin = provenance.describe(chosen)
     units = list(experiment.units(config))
+    if not units:
+        raise PoisonkitError(f"{experiment.name}: this configuration has no trials to run")
     work = partial(_one_trial, experiment, config, context)
     results = executor.map(work, units) if executor else map(work, units)
     described = f"{experiment.name} [{config.profile}]"

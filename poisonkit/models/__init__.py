@@ -105,7 +105,10 @@ def create(
         body = MODELS[name](
             classes=like.classes, channels=like.channels, image_size=like.image_size[0], **options
         )
-    return Classifier(body, mean=mean, deviation=deviation).to(like.device)
+    network = Classifier(body, mean=mean, deviation=deviation).to(like.device)
+    # The layout that training uses: a network read from the store then computes, to the
+    # last bit, what the freshly trained one did.
+    return network.to(memory_format=torch.channels_last)
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

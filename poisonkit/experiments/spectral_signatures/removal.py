@@ -1,0 +1,106 @@
+"""Table 2: train, filter, train again."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from poisonkit.experiments.running import Context, Cost, Experiment
+from poisonkit.experiments.spectral_signatures.setting import (
+    QUICK,
+    RELEASED,
+    SMALL,
+    SpectralConfig,
+    check_request,
+    filter_images,
+    hits,
+    is_captured,
+    poisoned_data,
+    train_on,
+    units,
+)
+from poisonkit.models import features
+from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.store import Json
+from poisonkit.training import evaluate
+
+
+def removal_trial(
+    config: SpectralConfig, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
+    """Train, filter, train again; and once on clean data for reference (Table 2)."""
+    cost = Cost()
+    data = poisoned_data(config, unit, context)
+    check_request(config, data)
+    seed, total = unit["seed"], len(data.triggered)
+    before = train_on(config, data.train, seed, context, cost, "poisoned")
+    representation = features(before, data.train.x, config.tap, pool=config.pool)
+    result = filter_images(config, representation, data)
+    # A new initialisation, as line 14 of Algorithm 1 asks.
+    kept = data.train.select(result.keep)
+    after = train_on(config, kept, seed + 1_000_000, context, cost, "filtered")
+    clean = train_on(config, data.clean, seed, context, cost, "clean")
+    hits_before = hits(before, data)
+    numbers = {
+        **unit,
+        "trigger": {
+            "pattern": data.trigger.pattern,
+            "position": list(data.trigger.position),
+            "colour": list(data.trigger.colour),
+        },
+        "poisons": data.count,
+        "triggered_images": total,
+        "natural_before": evaluate(before, data.test),
+        "hits_before": hits_before,
+        "captured": is_captured(hits_before, total),
+        "poisons_left": int((data.mask & result.keep).sum()),
+        "removed": int((~result.keep).sum()),
+        "removed_from_target": int((~result.keep & (data.train.y == data.target)).sum()),
+        "natural_after": evaluate(after, data.test),
+        "hits_after": hits(after, data),
+        "natural_clean": evaluate(clean, data.test),
+        "hits_clean": hits(clean, data),
+        "data_checksum": data.clean.checksum,
+    }
+    own = data.train.y == data.target
+    arrays = {"scores": result.scores[own].float(), "poisoned": data.mask[own]}
+    return {**numbers, "cost": cost.by_part()}, arrays
+
+
+def removal_summary(config: SpectralConfig, trials: Sequence[Json]) -> Json:
+    """Means over the seeds of each pair and share, and pooled rates with intervals."""
+    rows = []
+    for source, target in config.pairs:
+        for share in config.shares:
+            own = [
+                trial
+                for trial in trials
+                if (trial["source"], trial["target"], trial["share"]) == (source, target, share)
+            ]
+            row: Json = {"source": source, "target": target, "share": share, "runs": len(own)}
+            row["captured"] = sum(trial["captured"] for trial in own)
+            total = sum(trial["triggered_images"] for trial in own)
+            for moment in ("before", "after", "clean"):
+                successes = sum(trial[f"hits_{moment}"] for trial in own)
+                row[f"poisoned_{moment}"] = successes / total
+                row[f"poisoned_{moment}_interval"] = list(wilson(successes, total))
+                mean, deviation = mean_and_deviation([t[f"natural_{moment}"] for t in own])
+                row[f"natural_{moment}"] = mean
+                row[f"natural_{moment}_deviation"] = deviation
+            left, spread = mean_and_deviation([trial["poisons_left"] for trial in own])
+            row |= {"poisons_left": left, "poisons_left_deviation": spread}
+            row["poisons"] = own[0]["poisons"]
+            rows.append(row)
+    return {"rows": rows}
+
+
+REMOVAL = Experiment(
+    name="spectral_signatures/removal",
+    summary="Table 2: accuracy before and after the filter, and poisons left",
+    version=1,
+    config=SpectralConfig,
+    profiles={"quick": {**QUICK, "trials": 3}, "small": {**SMALL, "trials": 3}, "paper": {}},
+    variants={"paper": {}, "released": RELEASED},
+    units=units,
+    trial=removal_trial,
+    summarise=removal_summary,
+)

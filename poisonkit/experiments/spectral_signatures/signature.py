@@ -1,0 +1,128 @@
+"""Figures 1 and 2: what separates the poisoned images of a label from its clean ones."""
+
+from collections.abc import Sequence
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from poisonkit.defenses.spectral import top_singular_vectors
+from poisonkit.experiments.running import Context, Cost, Experiment
+from poisonkit.experiments.spectral_signatures.setting import (
+    HAND_MADE,
+    QUICK,
+    RELEASED,
+    SMALL,
+    SpectralConfig,
+    is_captured,
+    poisoned_data,
+    train_on,
+    units,
+)
+from poisonkit.models import create, features
+from poisonkit.statistics import mean_and_deviation
+from poisonkit.store import Json
+from poisonkit.training import evaluate, predict
+
+
+def views(images: Tensor, representation: Tensor, *, seed: int) -> dict[str, Tensor]:
+    """Return the six quantities of Figure 1, one value for each image of a label.
+
+    ``pixels`` and ``representation`` by ``norm`` (L2), ``random`` and ``top``: the
+    distance from the mean along a random direction and along the top right
+    singular vector of the centred data.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, matrix in (
+        ("pixels", images.flatten(1).float() / 255),
+        ("representation", representation),
+    ):
+        centred = matrix - matrix.mean(0)
+        direction = torch.randn(matrix.shape[1], generator=generator).to(matrix)
+        _, top = top_singular_vectors(centred)
+        found[f"{name}.norm"] = matrix.norm(dim=1)
+        found[f"{name}.random"] = (centred @ (direction / direction.norm())).abs()
+        found[f"{name}.top"] = (centred @ top[0]).abs()
+    return found
+
+
+def signature_trial(
+    config: SpectralConfig, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
+    """Measure Figure 1's six quantities on the poisoned label, and take Figure 2's images."""
+    cost = Cost()
+    data = poisoned_data(config, unit, context)
+    create(config.model, like=data.train, seed=0).module_at(config.tap)  # else an error, now
+    model = train_on(config, data.train, unit["seed"], context, cost, "poisoned")
+    own = data.train.y == data.target
+    images, mask = data.train.x[own], data.mask[own]
+    seen = views(images, features(model, images, config.tap, pool=config.pool), seed=unit["seed"])
+    natural, triggered = predict(model, data.source_test.x), predict(model, data.triggered)
+    fooled = (natural == data.source_test.y) & (triggered == data.target)
+    # Images on which the backdoor works come first, as in the paper's figure.
+    shown = torch.argsort(fooled.long(), descending=True, stable=True)[:4]
+    hits_before = int((triggered == data.target).sum())
+    numbers = {
+        **unit,
+        "trigger": {
+            "pattern": data.trigger.pattern,
+            "position": list(data.trigger.position),
+            "colour": list(data.trigger.colour),
+        },
+        "poisons": data.count,
+        "triggered_images": len(triggered),
+        "natural_before": evaluate(model, data.test),
+        "hits_before": hits_before,
+        "captured": is_captured(hits_before, len(triggered)),
+        "auroc": {
+            name: float(roc_auc_score(mask.cpu().numpy(), values.cpu().numpy()))
+            for name, values in seen.items()
+        },
+        "class_names": list(data.test.class_names),
+        "data_checksum": data.clean.checksum,
+    }
+    arrays = {
+        **{name: values.float() for name, values in seen.items()},
+        "poisoned": mask,
+        "natural_images": data.source_test.x[shown],
+        "natural_predictions": natural[shown],
+        "triggered_images": data.triggered[shown],
+        "triggered_predictions": triggered[shown],
+    }
+    return {**numbers, "cost": cost.by_part()}, arrays
+
+
+def signature_summary(config: SpectralConfig, trials: Sequence[Json]) -> Json:
+    """The separation of each of the six views over all runs, and over the captured ones."""
+    captured = [trial for trial in trials if trial["captured"]]
+    found: Json = {"runs": len(trials), "captured": len(captured)}
+    for name, chosen in (("all", trials), ("captured_only", captured)):
+        if chosen:
+            found[name] = {
+                view: dict(zip(("mean", "deviation", "lowest"), _spread(chosen, view), strict=True))
+                for view in chosen[0]["auroc"]
+            }
+    return found
+
+
+def _spread(trials: Sequence[Json], view: str) -> tuple[float, float | None, float]:
+    values = [trial["auroc"][view] for trial in trials]
+    return *mean_and_deviation(values), min(values)
+
+
+SIGNATURE = Experiment(
+    name="spectral_signatures/signature",
+    summary="Figures 1 and 2: what separates poisoned from clean images of a label",
+    version=1,
+    config=SpectralConfig,
+    profiles={
+        "quick": {**QUICK, "trials": 3},
+        "small": {**SMALL, "trials": 3},
+        "paper": {"pairs": tuple(HAND_MADE), "shares": (0.10,), "pattern": "hand_made"},
+    },
+    variants={"paper": {}, "released": RELEASED},
+    units=units,
+    trial=signature_trial,
+    summarise=signature_summary,
+)

@@ -1,0 +1,94 @@
+"""The papers' numbers beside ours, with a verdict for each exhibit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from poisonkit.claims import EXHIBITS, Exhibit, Outcome, Verdict
+from poisonkit.experiments import EXPERIMENTS
+from poisonkit.store import Json, Record, Store, default_store
+
+#: Only these profiles are run on the papers' data; the larger one counts.
+JUDGED_PROFILES = ("paper", "small")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """An exhibit, and what the best record there is says about it."""
+
+    exhibit_of: Exhibit
+    outcome: Outcome | None
+    record: Record | None
+
+    @property
+    def paper(self) -> str:
+        return self.exhibit_of.paper
+
+    @property
+    def exhibit(self) -> str:
+        return self.exhibit_of.exhibit
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.outcome.verdict if self.outcome else "not attempted"
+
+    def show_reported(self) -> str:
+        reported = self.exhibit_of.reported
+        return "(picture)" if reported is None else f"{reported:.1%}"
+
+    def show_measured(self) -> str:
+        if self.outcome is None:
+            return "-"
+        low, high = self.outcome.interval
+        if self.exhibit_of.reported is None:
+            return f"{self.outcome.measured:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{self.outcome.measured:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def judge(exhibit: Exhibit, store: Store) -> Judgement:
+    """Judge an exhibit by the record of the largest profile that covers it."""
+    if exhibit.experiment is not None and exhibit.judge is not None:
+        experiment = EXPERIMENTS[exhibit.experiment]
+        for record in records_of(exhibit.experiment, store, profiles=JUDGED_PROFILES):
+            assert record.version == experiment.version
+            if outcome := exhibit.judge(record):
+                return Judgement(exhibit_of=exhibit, outcome=outcome, record=record)
+    return Judgement(exhibit_of=exhibit, outcome=None, record=None)
+
+
+def records_of(
+    experiment: str, store: Store, *, profiles: Sequence[str] = JUDGED_PROFILES
+) -> list[Record]:
+    """Return the records of an experiment's unchanged profiles, as far as they exist."""
+    from poisonkit.experiments.settings import as_json
+
+    chosen = EXPERIMENTS[experiment]
+    found = [
+        store.find(experiment, chosen.version, as_json(chosen.configure(profile=profile)))
+        for profile in profiles
+    ]
+    return [record for record in found if record is not None]
+
+
+def judge_all(store: Store | None = None) -> list[Judgement]:
+    """Judge every exhibit of the four papers."""
+    store = store or default_store()
+    return [judge(exhibit, store) for exhibit in EXHIBITS]
+
+
+def as_rows(judgements: Sequence[Judgement]) -> list[Json]:
+    """Return one JSON object an exhibit; rates are shares, not percent."""
+    return [
+        {
+            "paper": judgement.paper,
+            "exhibit": judgement.exhibit,
+            "profile": judgement.record.profile if judgement.record else None,
+            "quantity": judgement.exhibit_of.quantity or None,
+            "reported": judgement.exhibit_of.reported,
+            "measured": judgement.outcome.measured if judgement.outcome else None,
+            "interval": list(judgement.outcome.interval) if judgement.outcome else None,
+            "n": judgement.outcome.n if judgement.outcome else 0,
+            "verdict": judgement.verdict,
+            "record": judgement.record.path.name if judgement.record else None,
+        }
+        for judgement in judgements
+    ]

@@ -1,0 +1,79 @@
+"""What several tests share: small image sets, a store of their own, the real data if there."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from poisonkit.data import ImageSet
+from poisonkit.store import Store
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device here"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Sums of floats depend on the number of threads; the nets here are too small to need two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(frozen=tmp_path / "results", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def make_images() -> Callable[..., ImageSet]:
+    """Random images: ``make_images(count, classes=..., channels=..., size=(h, w), seed=...)``."""
+
+    def make(
+        count: int = 60,
+        *,
+        classes: int = 3,
+        channels: int = 3,
+        size: tuple[int, int] = (8, 8),
+        seed: int = 0,
+    ) -> ImageSet:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randint(0, 256, (count, channels, *size), generator=generator, dtype=torch.uint8)
+        y = torch.randint(0, classes, (count,), generator=generator)
+        y[:classes] = torch.arange(classes)
+        names = tuple(f"class {label}" for label in range(classes))
+        return ImageSet(x=x, y=y, class_names=names, name="random images")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the papers' own data; only POISONKIT_DATA says where it is."""
+    if not os.environ.get("POISONKIT_DATA"):
+        pytest.skip("POISONKIT_DATA names no folder with the papers' data")
+    return Path(os.environ["POISONKIT_DATA"])
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(real_data: Path) -> Path:
+    return _present(real_data, "cifar-10-batches-py")
+
+
+@pytest.fixture(scope="session")
+def real_mnist(real_data: Path) -> Path:
+    return _present(real_data, "MNIST/raw")
+
+
+def _present(root: Path, folder: str) -> Path:
+    if not (root / folder).is_dir():
+        pytest.skip(f"POISONKIT_DATA={root} has no {folder}")
+    return root

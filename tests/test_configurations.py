@@ -1,0 +1,134 @@
+"""The Spectral Signatures experiments start from what the paper and its authors' code state."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from poisonkit.data import ImageSet
+from poisonkit.errors import PoisonkitError
+from poisonkit.experiments import EXPERIMENTS, PROFILES
+from poisonkit.experiments.running import Context
+from poisonkit.experiments.settings import as_json
+from poisonkit.experiments.spectral_signatures import check_request, poisoned_data
+
+REMOVAL = EXPERIMENTS["spectral_signatures/removal"]
+SIGNATURE = EXPERIMENTS["spectral_signatures/signature"]
+
+#: The paper's section 4 and supplement, and the authors' configuration where it is silent.
+STATED = {
+    "dataset": "cifar10",
+    "images_per_class": None,
+    "shares": [0.05, 0.10],
+    "placement": "added",
+    "model": "preact_resnet32",
+    "tap": "group3.3",  # the second to last of five residual units
+    "pool": "flatten",
+    "centred": True,
+    "removal": "factor",
+    "factor": 1.5,
+    "labels": "all",
+}
+STATED_RECIPE = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "schedule": "steps",
+    "milestones": [0.375, 0.75],  # 30,000 and 60,000 of 80,000 steps
+    "weight_decay": 2e-4,
+    "crop_padding": 2,
+    "flip": True,
+}
+#: Method facts, section 4.1.
+RELEASED = {
+    "pairs": [["truck", "deer"]],
+    "shares": [0.1],
+    "pattern": "pixel",
+    "position": [11, 16],
+    "colour": [101, 0, 25],
+    "placement": "replaced",
+    "standardise": "bytes",
+    "tap": "group3.2",  # what enters the fourth of five units
+    "centred": False,
+    "removal": "percentile",
+    "percentile": 85.0,
+    "labels": "target",
+}
+
+
+# Configurations -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_the_defaults_are_the_papers_values(experiment):
+    settings = as_json(experiment.configure())
+    expected = STATED | ({"shares": [0.1]} if experiment is SIGNATURE else {})
+    assert {name: settings[name] for name in expected} == expected
+    assert {name: settings["recipe"][name] for name in STATED_RECIPE} == STATED_RECIPE
+    steps = math.ceil(50_000 / 128) * settings["recipe"]["epochs"]
+    assert abs(steps - 80_000) <= 391 / 2
+
+
+def test_table_2_has_the_papers_eight_pairs():
+    pairs = REMOVAL.configure().pairs
+    assert len(set(pairs)) == 8
+    hand_picked = {("airplane", "bird"), ("automobile", "cat"), ("cat", "dog"), ("horse", "deer")}
+    at_random = {("automobile", "dog"), ("ship", "frog"), ("truck", "bird"), ("cat", "horse")}
+    assert set(pairs) == hand_picked | at_random
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_the_released_variant_sets_what_the_authors_code_does_and_nothing_else(experiment):
+    paper, released = (as_json(experiment.configure(variant=v)) for v in ("paper", "released"))
+    assert {name: released[name] for name in RELEASED} == RELEASED
+    changed = {name for name in paper if paper[name] != released[name]}
+    assert changed - {"variant"} <= set(RELEASED)
+
+
+def stand_in_for_cifar10() -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (500, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    return ImageSet(x=x, y=torch.arange(500) % 10, class_names=tuple(names), name="stand-in")
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_every_profile_and_variant_can_be_run_on_its_data(
+    experiment, profile, variant, store, monkeypatch
+):
+    """Its classes, its trigger and its layer exist; real CIFAR-10 is not needed to see that."""
+    config = replace(experiment.configure(profile=profile, variant=variant), images_per_class=None)
+    if config.dataset == "cifar10":
+        monkeypatch.setattr(Context, "load", lambda *_: stand_in_for_cifar10())
+    context = Context(store=store, device="cpu")
+    for unit in experiment.units(config)[:: config.trials]:
+        data = poisoned_data(config, unit, context)
+        check_request(config, data)
+        assert int(data.mask.sum()) == data.count > 0
+    assert as_json(config)["variant"] == variant
+    assert config.centred == (variant == "paper")
+
+
+def test_options_beat_variants_and_none_leaves_them_as_they_are():
+    config = REMOVAL.configure(variant="released", percentile=None, tap="group3.3", seed="7")
+    assert (config.percentile, config.tap, config.seed) == (85.0, "group3.3", 7)
+    small = REMOVAL.configure(profile="small", images_per_class=50)
+    assert small.images_per_class == 50
+    assert REMOVAL.configure(profile="small", images_per_class="none").images_per_class is None
+    assert REMOVAL.configure(profile="quick", **{"recipe.epochs": 2}).recipe.epochs == 2
+
+
+def test_unknown_profiles_variants_and_parameters_list_the_known_ones():
+    for options, known in (
+        ({"profile": "huge"}, "known: quick, small, paper"),
+        ({"variant": "art"}, "known: paper, released"),
+        ({"epsilon": 3}, r"known: profile, .*recipe\.epochs.*labels"),
+        ({"removal": "median"}, "one of factor, percentile, known"),
+        ({"recipe.optimizer": "lion"}, "one of sgd, adam"),
+    ):
+        with pytest.raises(PoisonkitError, match=known):
+            REMOVAL.configure(**options)
