@@ -20,7 +20,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 book: $(INSTALLED)  ## run every notebook at PROFILE (quick) and build _build/html/index.html
-	@$(BIN)/poisonkit reproduce --profile $(PROFILE) --fresh --build
+	@$(BIN)/poisonkit reproduce --profile $(PROFILE) $(if $(filter quick,$(PROFILE)),--fresh) --build
 
 test: $(INSTALLED)  ## run the tests; those that need a GPU or the papers' data skip themselves
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGUMENTS)

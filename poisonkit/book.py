@@ -17,10 +17,11 @@ from typing import Any
 from tqdm import tqdm
 
 from poisonkit import notebook as notebook_file
-from poisonkit.notebook import BookError, check_names, declared_parameters, load
+from poisonkit.notebook import BookError, BookFailure, check_names, declared_parameters, load
 
 __all__ = [
     "BookError",
+    "BookFailure",
     "build",
     "check_parameters",
     "declared_parameters",
@@ -153,7 +154,7 @@ def build(
     # Rendering with execution off would take a notebook that ended in an error for a good one.
     staged = [source / path.relative_to(root) for path in notebooks(root)]
     if failed := [path.name for path in staged if notebook_file.has_error(path)]:
-        raise BookError("notebooks with an error in their outputs: " + ", ".join(failed))
+        raise BookFailure("notebooks with an error in their outputs: " + ", ".join(failed))
     log(f"{len(executed)} notebooks executed; rendering the book...")
     return render(root, source)
 
@@ -179,7 +180,7 @@ def render(root: Path, source: Path) -> Path:
         told = [line for line in lines if "WARNING:" in line or "ERROR:" in line] or lines[-20:]
         told = [line.replace(f"{source}/", "") for line in told]
         message = ["the book did not render:", *told, f"the whole log: {output / 'render.log'}"]
-        raise BookError("\n  ".join(message))
+        raise BookFailure("\n  ".join(message))
     return output / "html" / "index.html"
 
 

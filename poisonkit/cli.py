@@ -9,12 +9,13 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from poisonkit import __version__
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.notebook import BookFailure
 
 app = typer.Typer(
     add_completion=False,
@@ -31,16 +32,15 @@ Root = Annotated[
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line; a user's mistake is told on stderr without a traceback.
+
+    The exit code is then 2, or 1 if it was a notebook or a page that failed.
+    """
     try:
         app(standalone_mode=True)
     except PoisonkitError as error:
-        _fail(error)
-
-
-def _fail(error: Exception) -> NoReturn:
-    print(f"poisonkit: {error}", file=sys.stderr)
-    raise SystemExit(2)
+        print(f"poisonkit: {error}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, BookFailure) else 2) from None
 
 
 @app.command("list")

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from poisonkit.errors import PoisonkitError
+
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 NOT_RUN = (
     "```{note}\nThis notebook was not run in this build, so its figures are missing here. "
@@ -21,8 +23,12 @@ NOT_RUN = (
 )
 
 
-class BookError(RuntimeError):
-    """The book cannot be executed or rendered; the message says why and what to do."""
+class BookError(PoisonkitError):
+    """The book cannot be made as asked; the message says why and what would work."""
+
+
+class BookFailure(BookError):
+    """A notebook ended in an error, or a page did not render."""
 
 
 def load(module: str) -> Any:
@@ -31,7 +37,7 @@ def load(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise BookError(
-            f'{error.name} is not installed; it comes with: pip install "poisonkit[book]"'
+            f'{error.name} is not installed; in the checkout, install it with: pip install -e ".[book]"'
         ) from error
 
 
@@ -105,7 +111,7 @@ def run(
     except failures as error:
         last = [line for line in str(error).splitlines() if line.strip()][-1:]
         message = f"{name} failed: {''.join(last)}\n  as far as it got: {unfinished}"
-        raise BookError(message) from error
+        raise BookFailure(message) from error
     tidy(notebook, values=values)
     nbformat.write(notebook, target)
     unfinished.unlink()

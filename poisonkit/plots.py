@@ -48,16 +48,16 @@ def use_style() -> None:
 def panels(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """Return a figure of ``size`` inches and its axes as an array [rows, columns].
 
-    The figure is not one of pyplot's, so a notebook shows it once, where it is asked to.
+    pyplot forgets the figure at once, so a notebook shows it once, where it is asked to.
     """
-    figure = Figure(figsize=size)
+    figure = plt.figure(figsize=size)
+    plt.close(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def two_histograms(
-    axes: Axes, values: Tensor, poisoned: Tensor, *, label: str, bins: int = 40
-) -> None:
+def two_histograms(axes: Axes, values: Tensor, poisoned: Tensor, *, label: str) -> None:
     """Draw clean and poisoned values of one quantity over each other, each as a share."""
+    bins = 20 if len(values) < 1000 else 50
     numbers, mask = values.cpu().numpy(), poisoned.cpu().numpy().astype(bool)
     edges = np.linspace(float(numbers.min()), float(numbers.max()), bins + 1).tolist()
     for name, part in (("clean", numbers[~mask]), ("poisoned", numbers[mask])):

@@ -194,6 +194,20 @@ class Store:
         # Read back, so that a first run sees exactly what a later one will.
         return _read_artefact(path)
 
+    def freeze(self, record: Record) -> Record:
+        """Copy a record of the cache, its provenance included, to the frozen ones."""
+        if self.frozen is not None and record.path.is_relative_to(self.frozen):
+            return record
+        return self.save(
+            experiment=record.experiment,
+            version=record.version,
+            config=record.config,
+            metrics=record.metrics,
+            arrays=record.arrays,
+            provenance=record.provenance,
+            freeze=True,
+        )
+
 
 def default_store() -> Store:
     """Return the store of this checkout (its ``results/``) and this user (the cache)."""

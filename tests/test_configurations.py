@@ -11,7 +11,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, PROFILES
 from poisonkit.experiments.running import Context
 from poisonkit.experiments.settings import as_json
-from poisonkit.experiments.spectral_signatures import check_request, poisoned_data
+from poisonkit.experiments.spectral_signatures.setting import check_request, poisoned_data
 
 REMOVAL = EXPERIMENTS["spectral_signatures/removal"]
 SIGNATURE = EXPERIMENTS["spectral_signatures/signature"]

@@ -9,7 +9,7 @@ import torch
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
-from poisonkit.experiments.spectral_signatures import is_captured
+from poisonkit.experiments.spectral_signatures.setting import is_captured
 from poisonkit.statistics import wilson
 
 REMOVAL = EXPERIMENTS["spectral_signatures/removal"]
@@ -33,7 +33,7 @@ TINY = {"recipe.epochs": 2, "images_per_class": 80, "trials": 2}
         ({"pairs": (("4", "4"),)}, "source and target are both '4'"),
         ({"position": (16, 0)}, "lies outside images of 16 x 16"),
         ({"colour": (1, 2, 3)}, "has 3 values, the images have 1 channels"),
-        ({"pattern": "hand_made"}, "no hand-made backdoor"),
+        ({"pattern": "hand_made"}, r"hand-made backdoor .'4', '9'.; known: .'airplane', 'bird'."),
         ({"model": "vgg"}, "unknown model 'vgg'; known: small_cnn"),
         ({"dataset": "cifar100"}, "known: digits, mnist"),
         ({"removal": "percentile", "percentile": 100.0}, r"must lie in \(0, 100\)"),

@@ -190,6 +190,9 @@ def test_damage_to_any_byte_of_an_image_file_is_noticed(train, tmp_path):
         # Some bits carry nothing, such as those of the last chunk's sum.
         assert found is None or torch.equal(found, poison.images)
     assert refused > 0.6 * len(data)
+    path.write_bytes((tmp_path / "00002.png").read_bytes())
+    with pytest.raises(PoisonError, match=r"00001\.png is not the image that the manifest"):
+        load_poison(tmp_path)
     path.write_bytes(data[:-30])
     with pytest.raises(PoisonError, match=r"00001\.png"):
         load_poison(tmp_path)

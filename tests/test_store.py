@@ -90,6 +90,17 @@ def test_a_frozen_record_is_found_before_a_cached_one(store):
         save(without, freeze=True)
 
 
+def test_freezing_copies_a_record_with_its_provenance_and_leaves_a_frozen_one_alone(store):
+    cached = save(store)
+    frozen = store.freeze(cached)
+    assert frozen == replace(cached, path=frozen.path)
+    assert frozen.path.is_relative_to(store.frozen)
+    assert files_in(store.frozen) == files_in(store.cache / "records")
+    assert store.freeze(frozen) is frozen
+    with pytest.raises(PoisonkitError, match="no results/ folder"):
+        replace(store, frozen=None).freeze(cached)
+
+
 def test_saving_the_same_result_twice_writes_the_same_bytes(store):
     save(store)
     before = files_in(store.cache)

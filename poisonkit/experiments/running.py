@@ -112,10 +112,14 @@ def run(
     settings = as_json(config)
     found = store.find(experiment.name, experiment.version, settings)
     if found:
-        return found
+        return store.freeze(found) if freeze else found
     chosen = choose_device(device)
     context = Context(
-        store=store, device=str(chosen), data_root=data_root, progress=progress and not executor
+        # With an executor, each worker finds its own device.
+        store=store,
+        device=device if executor else str(chosen),
+        data_root=data_root,
+        progress=progress and not executor,
     )
     origin = provenance.describe(chosen)
     units = list(experiment.units(config))
@@ -161,7 +165,7 @@ def _one_trial(
         "version": experiment.version,
         "config": as_json(config),
         "unit": unit,
-        "device": context.device,
+        "device": str(choose_device(context.device)),
     }
     artefact = context.store.artefact(
         "trials", spec, lambda _: experiment.trial(config, unit, context)

@@ -13,10 +13,15 @@ from poisonkit.figures.common import plain
 from poisonkit.plots import COLOURS, Bar, Slider, bars, panels, show_images, slider, two_histograms
 from poisonkit.store import Json, Record
 
-LABELS = {
+QUANTITIES = {
     "norm": "L2 norm",
     "random": "distance from the mean along a random direction",
     "top": "distance from the mean along the top singular vector",
+}
+AXIS_LABELS = {
+    "norm": "L2 norm",
+    "random": "distance along random u",
+    "top": "distance along top v",
 }
 _ROW_KEYS = ("source", "target", "share")
 _MOMENTS = {
@@ -43,8 +48,9 @@ def figure_1(record: Record, trial: int | None = None) -> Figure:
     figure, axes = panels(2, 3, size=(11, 5.6))
     for axis, view in zip(axes.flat, VIEWS, strict=True):
         space, quantity = view.split(".")
-        two_histograms(axis, record.arrays[f"{trial}.{view}"], poisoned, label=LABELS[quantity])
-        axis.xaxis.label.set_fontsize("small")
+        two_histograms(
+            axis, record.arrays[f"{trial}.{view}"], poisoned, label=AXIS_LABELS[quantity]
+        )
         seen = record.metrics["all"][view]
         spread = "" if seen["deviation"] is None else f" ± {seen['deviation']:.2f}"
         axis.set_title(f"{space}: AUROC {seen['mean']:.2f}{spread}")
@@ -75,7 +81,7 @@ def auroc_table(record: Record) -> Styler:
         rows.append(
             {
                 "Space": space,
-                "Quantity": LABELS[quantity],
+                "Quantity": QUANTITIES[quantity],
                 "Mean AUROC": f"{seen['mean']:.3f}",
                 "Deviation": spread,
                 "Lowest run": f"{seen['lowest']:.3f}",
@@ -192,7 +198,7 @@ def threshold_figure(scores: Tensor, poisoned: Tensor, *, removed: int) -> Figur
     gone[scores.argsort(descending=True, stable=True)[:removed]] = True
     mask = poisoned.bool()
     figure, [[axis]] = panels(1, 1, size=(7.5, 3.6))
-    two_histograms(axis, distance, mask, label=LABELS["top"], bins=60)
+    two_histograms(axis, distance, mask, label=QUANTITIES["top"])
     if 0 < removed < len(scores):
         threshold = float(ordered[removed - 1 : removed + 1].mean())
         axis.axvline(threshold, color="black", linestyle="--")

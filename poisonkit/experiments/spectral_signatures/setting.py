@@ -96,7 +96,7 @@ QUICK: Mapping[str, object] = {
     "position": (13, 2),
     "colour": (255,),
     "model": "small_cnn",
-    "tap": "hidden",
+    "tap": "block3",
     "recipe.epochs": 15,
     "recipe.schedule": "cosine",
     "recipe.batch_size": 64,

@@ -1,0 +1,121 @@
+"""The command line: what it prints, where it writes, and how it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poisonkit import __version__
+from poisonkit.cli import main
+
+TINY = ["--set", "trials=1", "--set", "recipe.epochs=1", "--device", "cpu"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POISONKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("POISONKIT_DATA", str(tmp_path / "no data"))
+    return tmp_path / "cache"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line as a user would, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["poisonkit", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_lists_every_experiment_with_its_parameters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "list", "--parameters") == 0
+    printed = capsys.readouterr().out
+    for expected in ("spectral_signatures/removal", "quick, small, paper", "recipe.epochs"):
+        assert expected in printed
+
+
+def test_runs_an_experiment_once_and_then_finds_its_record(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "spectral_signatures/signature", "--profile", "quick", *TINY]
+    assert call(monkeypatch, *command) == 0
+    first = Path(capsys.readouterr().out.splitlines()[-1])
+    assert first.is_relative_to(cache)
+    content = first.read_bytes()
+    assert call(monkeypatch, *command) == 0
+    assert Path(capsys.readouterr().out.splitlines()[-1]) == first
+    assert first.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "nonsense"], "spectral_signatures/removal"),
+        (["run", "spectral_signatures/removal", "--profile", "huge"], "quick, small, paper"),
+        (["run", "spectral_signatures/removal", "--set", "epoch=3"], "recipe.epochs"),
+        (["run", "spectral_signatures/removal", "--set", "pattern=Y"], "pixel, X, L, random"),
+        (["run", "spectral_signatures/removal", "--set", "trials"], "KEY=VALUE"),
+        (["run", "spectral_signatures/removal", "--set", "tap=nowhere"], "block1"),
+        (["run", "spectral_signatures/removal", "--set", "shares=(0.7,)"], "(0, 1/2)"),
+        (["run", "spectral_signatures/removal", "--device", "abacus"], "cuda:INDEX"),
+        (["run", "spectral_signatures/removal", "--profile", "small"], "poisonkit data --download"),
+        (["reproduce", "nonsense"], "spectral_signatures"),
+        (["reproduce", "--profile", "huge"], "quick, small, paper"),
+        (["data", "--download", "imagenet"], "mnist, cifar10"),
+    ],
+)
+def test_refuses_with_exit_code_2_and_names_what_would_work(
+    arguments: list[str],
+    named: str,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "small" in arguments:
+        # Its record is frozen; another seed is not, and needs the data.
+        arguments = [*arguments, "--set", "seed=12345"]
+    assert call(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err
+    assert "Traceback" not in captured.err
+    assert not (cache / "records").exists()
+
+
+def test_scorecard_prints_one_json_object_an_exhibit(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "scorecard", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"paper", "exhibit", "reported", "measured", "interval", "n", "verdict"} <= set(rows[0])
+    assert call(monkeypatch, "scorecard") == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_data_says_what_is_there_and_how_to_get_the_rest(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "data") == 0
+    printed = capsys.readouterr().out
+    assert "no data" in printed.splitlines()[0]
+    assert re.search(r"digits +train 1433 images, 1 x 16 x 16, 10 classes, [0-9a-f]{64}", printed)
+    assert "poisonkit data --download mnist" in printed
+
+
+def test_records_need_neither_papermill_nor_jupyter() -> None:
+    script = (
+        "import sys\n"
+        "for name in ('papermill', 'jupyter_book', 'nbformat', 'ipywidgets', 'IPython', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
+        "import poisonkit.cli, poisonkit.experiments, poisonkit.scorecard\n"
+        "sys.argv = ['poisonkit', '--version']\n"
+        "poisonkit.cli.main()\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert __version__ in finished.stdout

@@ -1,0 +1,136 @@
+"""Figures show what the record says; the slider works with nothing but a browser."""
+
+import re
+from collections.abc import Callable
+
+import matplotlib as mpl
+import pytest
+import torch
+
+mpl.use("agg")
+
+from poisonkit.experiments import EXPERIMENTS, run
+from poisonkit.figures import common, spectral_signatures
+from poisonkit.plots import Bar, bars, panels, slider, two_histograms
+from poisonkit.store import Record, Store
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    folder = tmp_path_factory.mktemp("store")
+    store = Store(frozen=None, cache=folder)
+    options = {"trials": 2, "recipe.epochs": 2, "tap": "hidden"}
+    return {
+        name: run(experiment, experiment.configure(profile="quick", **options), store=store)
+        for name, experiment in EXPERIMENTS.items()
+    }
+
+
+def test_histograms_of_each_part_sum_to_one() -> None:
+    figure, axes = panels(1, 1, size=(3, 2))
+    values = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    two_histograms(axes[0, 0], values, torch.arange(200) < 30, label="value")
+    heights = [sum(patch.get_height() for patch in group) for group in axes[0, 0].containers]
+    assert heights == pytest.approx([1, 1])
+    assert figure.axes[0].get_xlabel() == "value"
+
+
+def test_bars_stand_at_their_values_with_every_run_and_the_papers_value_on_them() -> None:
+    _, axes = panels(1, 1, size=(3, 2))
+    shown = Bar(label="x", height=40, interval=(30, 55), runs=[35, 45], paper=50)
+    bars(axes[0, 0], [shown], ylabel="accuracy (%)")
+    assert axes[0, 0].patches[0].get_height() == 40
+    drawn = [list(line.get_ydata()) for line in axes[0, 0].lines]
+    assert [35, 45] in drawn
+    assert [50] in drawn
+
+
+def test_figure_1_has_six_views_with_names_and_the_recorded_auroc(
+    records: dict[str, Record],
+) -> None:
+    record = records["spectral_signatures/signature"]
+    figure = spectral_signatures.figure_1(record)
+    assert len(figure.axes) == 6
+    for axis in figure.axes:
+        assert axis.get_xlabel()
+        assert axis.get_ylabel() == "share of images"
+    mean = record.metrics["all"]["representation.top"]["mean"]
+    assert f"AUROC {mean:.2f}" in figure.axes[-1].get_title()
+
+
+def test_figure_2_names_both_predictions(records: dict[str, Record]) -> None:
+    figure = spectral_signatures.figure_2(records["spectral_signatures/signature"])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert all(re.search(r"^(natural|triggered)\nseen as \d$", title) for title in titles)
+
+
+def test_the_threshold_counts_what_it_cuts_off() -> None:
+    scores = torch.tensor([1.0, 9.0, 4.0, 16.0, 0.0, 25.0])
+    poisoned = torch.tensor([False, True, False, False, False, True])
+    figure = spectral_signatures.threshold_figure(scores, poisoned, removed=3)
+    assert figure.axes[0].get_title() == "removed 3 of 6: poisoned 2 of 2, clean 1 of 4"
+    marked = figure.axes[0].lines[0].get_xdata()[0]
+    assert 2 < marked < 3  # between the square roots of 4 and 9
+
+
+@pytest.mark.parametrize("removed", [0, 5])
+def test_the_threshold_may_remove_nothing_or_nearly_all(removed: int) -> None:
+    scores = torch.arange(6).float()
+    figure = spectral_signatures.threshold_figure(scores, scores > 3, removed=removed)
+    assert f"removed {removed} of 6" in figure.axes[0].get_title()
+
+
+def test_the_slider_has_one_picture_a_step_and_shows_one_of_them() -> None:
+    frames = [(f"step {k}", panels(1, 1, size=(1, 1))[0]) for k in range(4)]
+    html = slider(frames, label="steps", start=2).html
+    pictures = re.findall(r"<img[^>]*>", html)
+    assert len(pictures) == 4
+    assert [" hidden" not in picture for picture in pictures] == [False, False, True, False]
+    assert 'max="3"' in html
+    assert "http" not in html
+
+
+def test_two_sliders_on_a_page_do_not_share_a_name() -> None:
+    def one() -> str:
+        return slider([("a", panels(1, 1, size=(1, 1))[0])], label="x").html
+
+    names = [re.search(r'id="([^"]+)"', html) for html in (one(), one())]
+    assert names[0] and names[1] and names[0][1] != names[1][1]
+
+
+TABLES: dict[str, Callable[[Record], object]] = {
+    "spectral_signatures/signature": spectral_signatures.auroc_table,
+    "spectral_signatures/removal": spectral_signatures.removal_table,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_html_that_needs_no_network(name: str, records: dict[str, Record]) -> None:
+    for table in (TABLES[name](records[name]), common.origin([records[name]])):
+        html = table.to_html()  # type: ignore[attr-defined]
+        assert "<table" in html
+        assert "http" not in html
+
+
+def test_the_removal_table_puts_the_papers_row_below_ours(records: dict[str, Record]) -> None:
+    record = records["spectral_signatures/removal"]
+    assert "paper, 1 run" not in spectral_signatures.removal_table(record).to_html()
+    row = {**record.metrics["rows"][0], "source": "airplane", "target": "bird"}
+    as_in_paper = Record(
+        experiment=record.experiment,
+        version=record.version,
+        config=record.config,
+        metrics={**record.metrics, "rows": [row]},
+        provenance=record.provenance,
+        digest=record.digest,
+        path=record.path,
+    )
+    html = spectral_signatures.removal_table(as_in_paper).to_html()
+    assert "paper, 1 run" in html
+    assert "89.80 %" in html
+
+
+def test_the_removal_figure_names_axes_and_units(records: dict[str, Record]) -> None:
+    figure = spectral_signatures.removal_figure(records["spectral_signatures/removal"])
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels == ["natural accuracy (%)", "poisoned accuracy (%)"]

@@ -1,0 +1,195 @@
+"""Every exhibit is judged by the rule that stands beside the paper's number, and by no other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from poisonkit.claims import EXHIBITS, TABLE_2, judge_backdoor, judge_removal, judge_separation
+from poisonkit.experiments import EXPERIMENTS
+from poisonkit.experiments.settings import as_json
+from poisonkit.scorecard import as_rows, judge_all
+from poisonkit.statistics import wilson
+from poisonkit.store import Json, Record, Store
+
+TABLE = "Table 2: airplane to bird, 10%"
+
+
+def record(trials: list[Json]) -> Record:
+    return Record(
+        experiment="any",
+        version=1,
+        config={"profile": "small"},
+        metrics={"trials": trials},
+        provenance={},
+        digest="",
+        path=Path("none.json"),
+    )
+
+
+def removal(*, before: int, after: int, clean: int, captured: bool = True) -> Json:
+    return {
+        "source": "airplane",
+        "target": "bird",
+        "share": 0.10,
+        "triggered_images": 1000,
+        "hits_before": before,
+        "hits_after": after,
+        "hits_clean": clean,
+        "captured": captured,
+    }
+
+
+judge_row = judge_removal("airplane", "bird", 0.10)
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"), [(22, "reproduced"), (23, "partly"), (209, "partly"), (210, "not")]
+)
+def test_a_row_of_table_2_is_reproduced_within_one_point_of_the_clean_rate(
+    after: int, verdict: str
+) -> None:
+    # Clean rate 1.2 %, before 99.8 %: 80 % of the excess is 78.88 points, leaving 20.92 %.
+    outcome = judge_row(record([removal(before=998, after=after, clean=12)]))
+    assert outcome is not None
+    assert outcome.verdict == verdict
+    assert outcome.measured == pytest.approx(after / 1000)
+    assert outcome.interval == pytest.approx(wilson(after, 1000))
+
+
+def test_runs_that_did_not_capture_the_backdoor_neither_help_nor_harm() -> None:
+    captured = removal(before=990, after=12, clean=12)
+    missed = removal(before=300, after=290, clean=12, captured=False)
+    outcome = judge_row(record([captured, missed]))
+    assert outcome is not None
+    assert (outcome.verdict, outcome.n) == ("reproduced", 1)
+
+
+def test_without_any_captured_run_the_row_is_not_reproduced() -> None:
+    outcome = judge_row(record([removal(before=300, after=12, clean=12, captured=False)]))
+    assert outcome is not None
+    assert outcome.verdict == "not"
+
+
+def test_a_record_without_the_row_says_nothing_about_it() -> None:
+    other = judge_removal("truck", "bird", 0.10)
+    assert other(record([removal(before=998, after=12, clean=12)])) is None
+
+
+def seen(top: float, *, best_other: float = 0.6, captured: bool = True) -> Json:
+    values = {
+        f"{space}.{quantity}": 0.5
+        for space in ("pixels", "representation")
+        for quantity in ("norm", "random", "top")
+    }
+    values |= {"representation.norm": best_other, "representation.top": top}
+    return {"auroc": values, "captured": captured}
+
+
+@pytest.mark.parametrize(
+    ("top", "other", "verdict"),
+    [
+        (0.99, 0.60, "reproduced"),
+        (0.99, 0.97, "partly"),
+        (0.90, 0.60, "partly"),
+        (0.97, 0.98, "not"),
+    ],
+)
+def test_figure_1_needs_a_separation_that_no_other_view_has(
+    top: float, other: float, verdict: str
+) -> None:
+    outcome = judge_separation(record([seen(top, best_other=other)]))
+    assert outcome is not None
+    assert outcome.verdict == verdict
+
+
+def test_figure_1_without_a_captured_run_is_not_reproduced() -> None:
+    outcome = judge_separation(record([seen(0.99, captured=False)]))
+    assert outcome is not None
+    assert outcome.verdict == "not"
+
+
+@pytest.mark.parametrize(("hits", "verdict"), [(898, "reproduced"), (700, "partly"), (400, "not")])
+def test_figure_2_is_judged_by_the_poisoned_accuracy(hits: int, verdict: str) -> None:
+    outcome = judge_backdoor(
+        record([{"source": "airplane", "hits_before": hits, "triggered_images": 1000}])
+    )
+    assert outcome is not None
+    assert outcome.verdict == verdict
+
+
+def test_every_exhibit_has_a_claim_and_every_judged_one_a_rule_and_an_experiment() -> None:
+    assert len({(exhibit.paper, exhibit.exhibit) for exhibit in EXHIBITS}) == len(EXHIBITS)
+    for exhibit in EXHIBITS:
+        assert exhibit.claim
+        assert (exhibit.judge is None) == (exhibit.experiment is None) == (not exhibit.rule)
+        assert exhibit.experiment is None or exhibit.experiment in EXPERIMENTS
+
+
+def test_reported_rates_are_those_of_table_2() -> None:
+    for exhibit in EXHIBITS:
+        if exhibit.exhibit.startswith("Table 2:") and exhibit.paper == "Spectral Signatures":
+            pair, share = exhibit.exhibit.removeprefix("Table 2: ").split(", ")
+            source, target = pair.split(" to ")
+            row = TABLE_2[source, target, float(share.removesuffix("%")) / 100]
+            assert exhibit.reported == pytest.approx(row[4] / 100)
+
+
+@pytest.fixture
+def save(store: Store) -> Callable[..., Record]:
+    def save(profile: str, **options: object) -> Record:
+        experiment = EXPERIMENTS["spectral_signatures/removal"]
+        config = as_json(experiment.configure(profile=profile, **options))
+        return store.save(
+            experiment=experiment.name,
+            version=experiment.version,
+            config=config,
+            metrics={"trials": [removal(before=998, after=12, clean=12)]},
+            arrays={},
+            provenance={},
+        )
+
+    return save
+
+
+def verdict_of(exhibit: str, store: Store) -> Json:
+    rows = as_rows(judge_all(store))
+    return next(row for row in rows if row["exhibit"] == exhibit)
+
+
+def test_without_records_nothing_is_attempted(store: Store) -> None:
+    assert {row["verdict"] for row in as_rows(judge_all(store))} == {"not attempted"}
+
+
+def test_the_unchanged_small_profile_is_judged(store: Store, save: Callable[..., Record]) -> None:
+    made = save("small")
+    row = verdict_of(TABLE, store)
+    assert (row["verdict"], row["profile"], row["n"]) == ("reproduced", "small", 1)
+    assert row["record"] == made.path.name
+    assert row["reported"] == 0.015
+
+
+def test_digits_and_changed_settings_are_not_judged(
+    store: Store, save: Callable[..., Record]
+) -> None:
+    save("quick")
+    save("small", seed=7)
+    assert verdict_of(TABLE, store)["verdict"] == "not attempted"
+
+
+def test_rows_are_json_with_the_documented_names(store: Store) -> None:
+    wanted = {
+        "paper",
+        "exhibit",
+        "profile",
+        "quantity",
+        "reported",
+        "measured",
+        "interval",
+        "n",
+        "verdict",
+        "record",
+    }
+    for row in as_rows(judge_all(store)):
+        assert set(json.loads(json.dumps(row))) == wanted
