@@ -14,8 +14,8 @@ import statistics
 import torch
 from training import seconds
 
-from poisonkit.data import choose_device
 from poisonkit.defenses.spectral import outlier_scores
+from poisonkit.devices import choose_device
 
 ROUNDS = 3
 

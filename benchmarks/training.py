@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from poisonkit.data import ImageSet, choose_device
+from poisonkit.devices import choose_device
+from poisonkit.images import ImageSet
 from poisonkit.models import create
 from poisonkit.training import Recipe, fit
 

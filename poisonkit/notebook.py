@@ -37,7 +37,7 @@ def load(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise BookError(
-            f'{error.name} is not installed; in the checkout, install it with: pip install -e ".[book]"'
+            f'{error.name} is not installed; in the checkout: pip install -e ".[book]"'
         ) from error
 
 

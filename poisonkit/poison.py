@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poisonkit.data import ImageSet
 from poisonkit.errors import PoisonError, unknown
+from poisonkit.images import ImageSet
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -33,7 +33,9 @@ class Judgement:
 
     def show_reported(self) -> str:
         reported = self.exhibit_of.reported
-        return "(picture)" if reported is None else f"{reported:.1%}"
+        if reported is None:
+            return "(picture)" if self.exhibit_of.experiment else "-"
+        return f"{100 * reported:.1f} %"
 
     def show_measured(self) -> str:
         if self.outcome is None:
@@ -41,7 +43,7 @@ class Judgement:
         low, high = self.outcome.interval
         if self.exhibit_of.reported is None:
             return f"{self.outcome.measured:.3f} [{low:.3f}, {high:.3f}]"
-        return f"{self.outcome.measured:.1%} [{low:.1%}, {high:.1%}]"
+        return f"{100 * self.outcome.measured:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def judge(exhibit: Exhibit, store: Store) -> Judgement:

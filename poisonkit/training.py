@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from poisonkit.data import ImageSet, batches
 from poisonkit.errors import PoisonkitError, unknown
-from poisonkit.models import evaluating
+from poisonkit.images import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,33 +214,6 @@ def fit(
     return history
 
 
-@torch.no_grad()
-def predict(
-    model: nn.Module, x: Tensor, *, batch_statistics: bool = False, batch_size: int = 1000
-) -> Tensor:
-    """Return the predicted label of each uint8 image, int64 [N].
-
-    ``batch_statistics`` normalises each batch by its own mean and variance, as
-    code that never leaves training mode does; the model's running averages and
-    dropout are left alone.
-    """
-    if len(x) == 0:
-        return torch.empty(0, dtype=torch.int64, device=x.device)
-    with evaluating(model), _batch_statistics(model, batch_statistics):
-        labels = [model(batch).argmax(1) for batch in batches(x, batch_size=batch_size)]
-    return torch.cat(labels)
-
-
-def evaluate(
-    model: nn.Module, images: ImageSet, *, batch_statistics: bool = False, batch_size: int = 1000
-) -> float:
-    """Return the share of images whose label the model predicts, see :func:`predict`."""
-    if len(images) == 0:
-        raise PoisonkitError(f"{images.name}: no images to evaluate on")
-    found = predict(model, images.x, batch_statistics=batch_statistics, batch_size=batch_size)
-    return float((found == images.y).double().mean())
-
-
 def _mixed(seed: int, number: int) -> int:
     """One 63-bit seed from two numbers, without the overlaps of their sum."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 1) % 2**63
@@ -270,28 +242,13 @@ def _check_finite(losses: Tensor, first_step: int, recipe: Recipe) -> None:
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
     """Leave the caller's random state alone, and make cuDNN choose deterministic kernels."""
-    devices = [device] if device.type == "cuda" else []
+    # Seeding touches every CUDA device, not only the one in use.
+    devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     with (
         torch.random.fork_rng(devices=devices),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
         yield
-
-
-@contextmanager
-def _batch_statistics(model: nn.Module, wanted: bool) -> Iterator[None]:
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracked = [norm.track_running_stats for norm in norms]
-    if wanted:
-        for norm in norms:
-            # Without tracking, training mode neither reads nor writes the running averages.
-            norm.train()
-            norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm, flag in zip(norms, tracked, strict=True):
-            norm.track_running_stats = flag
 
 
 def _store(

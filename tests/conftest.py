@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poisonkit.data import ImageSet
+from poisonkit.images import ImageSet
 from poisonkit.store import Store
 
 

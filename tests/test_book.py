@@ -178,7 +178,7 @@ def test_a_cut_short_notebook_file_is_named(root: Path) -> None:
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "papermill", None)
-    with pytest.raises(book.BookError, match=r'pip install "poisonkit\[book\]"'):
+    with pytest.raises(book.BookError, match=r'pip install -e "\.\[book\]"'):
         notebook.load("papermill")
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from poisonkit.data import ImageSet
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, PROFILES
 from poisonkit.experiments.running import Context
 from poisonkit.experiments.settings import as_json
 from poisonkit.experiments.spectral_signatures.setting import check_request, poisoned_data
+from poisonkit.images import ImageSet
 
 REMOVAL = EXPERIMENTS["spectral_signatures/removal"]
 SIGNATURE = EXPERIMENTS["spectral_signatures/signature"]

@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from poisonkit.data import NAMES, ImageSet, choose_device, data_root, load
+from poisonkit.data import NAMES, data_root, load
+from poisonkit.devices import choose_device
 from poisonkit.errors import DataError, PoisonkitError
+from poisonkit.images import ImageSet
 
 
 def write_tree(folder: Path, classes: dict[str, int], *, seed=0, size=(7, 5), mode="RGB"):

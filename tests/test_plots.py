@@ -3,11 +3,8 @@
 import re
 from collections.abc import Callable
 
-import matplotlib as mpl
 import pytest
 import torch
-
-mpl.use("agg")
 
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.figures import common, spectral_signatures
@@ -94,8 +91,9 @@ def test_two_sliders_on_a_page_do_not_share_a_name() -> None:
     def one() -> str:
         return slider([("a", panels(1, 1, size=(1, 1))[0])], label="x").html
 
-    names = [re.search(r'id="([^"]+)"', html) for html in (one(), one())]
-    assert names[0] and names[1] and names[0][1] != names[1][1]
+    first, second = (re.findall(r'id="([^"]+)"', html) for html in (one(), one()))
+    assert len(first) == len(second) == 1
+    assert first != second
 
 
 TABLES: dict[str, Callable[[Record], object]] = {

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poisonkit.data import ImageSet, load
+from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
+from poisonkit.evaluation import evaluate, predict
+from poisonkit.images import ImageSet
 from poisonkit.models import create
-from poisonkit.training import Recipe, evaluate, fit, predict
+from poisonkit.training import Recipe, fit
 
 SHORT = Recipe(epochs=4, batch_size=16, learning_rate=0.05, crop_padding=1)
 

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from poisonkit.data import ImageSet
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.images import ImageSet
 from poisonkit.poison import Bound, Poison
 
 #: Row and column offsets of each shape's pixels from its position. A ``pixel`` is

@@ -12,9 +12,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from poisonkit import provenance
-from poisonkit.data import ImageSet, choose_device, load
+from poisonkit.data import load
+from poisonkit.devices import choose_device, peak_memory_mib
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.settings import as_json, with_options
+from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create
 from poisonkit.store import Artefact, Json, Record, Store, default_store
 from poisonkit.training import Recipe, fit
@@ -149,7 +151,7 @@ def run(
         provenance={
             **origin,
             "seconds": round(seconds + sum(networks.values()), 1),
-            "peak_memory_mib": provenance.peak_memory_mib(chosen),
+            "peak_memory_mib": peak_memory_mib(chosen),
             "data_checksum": ",".join(sorted(checksums)),
         },
         freeze=freeze,

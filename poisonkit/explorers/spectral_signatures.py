@@ -9,9 +9,10 @@ from IPython.display import display
 from torch import Tensor
 
 from poisonkit.attacks.backdoor import PATTERNS, Trigger
-from poisonkit.data import choose_device
 from poisonkit.defenses.spectral import outlier_scores
+from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
+from poisonkit.evaluation import evaluate
 from poisonkit.experiments.running import Context, Cost
 from poisonkit.experiments.settings import with_options
 from poisonkit.experiments.spectral_signatures.setting import (
@@ -25,7 +26,6 @@ from poisonkit.figures.spectral_signatures import threshold_figure
 from poisonkit.models import Classifier, features
 from poisonkit.plots import panels, show_images
 from poisonkit.store import default_store
-from poisonkit.training import evaluate
 
 
 def trigger_explorer(

@@ -1,5 +1,6 @@
 """Tables that every page ends with, and the choice of records to show."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -15,7 +16,13 @@ VERDICT_MARKS = {"reproduced": "✔", "partly": "◐", "not": "✘", "not attemp
 def plain(table: pd.DataFrame) -> Styler:
     """Return a table as it shall appear on a page: no row numbers, text to the left."""
     return table.style.hide(axis="index").set_table_styles(
-        [{"selector": "th, td", "props": "text-align: left; white-space: normal"}]
+        [
+            {
+                "selector": "th, td",
+                "props": "text-align: left; vertical-align: top; white-space: normal; "
+                "padding: 0.3em 0.7em",
+            }
+        ]
     )
 
 
@@ -33,24 +40,26 @@ def frozen_records(
 
 
 def origin(records: Sequence[Record]) -> Styler:
-    """Return where each record comes from and what it cost."""
-    rows = [
-        {
+    """Return where each record comes from and what it cost, one column a record."""
+    columns = {
+        f"{record.profile} profile": {
             "Record": record.path.name,
-            "Profile": record.profile,
             "Data": f"{record.config['dataset']}, {record.provenance['data_checksum'][:12]}",
             "Device": f"{record.provenance['device']}, {record.provenance['threads']} threads",
-            "Minutes": f"{record.provenance['seconds'] / 60:.1f}",
-            "Memory": f"{record.provenance['peak_memory_mib'] / 1024:.1f} GiB",
-            "torch": record.provenance["torch"],
-            "Commit": str(record.provenance["commit"])[:10],
+            "Time": f"{record.provenance['seconds'] / 60:.1f} minutes",
+            "Peak memory": f"{record.provenance['peak_memory_mib'] / 1024:.1f} GiB",
+            "Versions": f"poisonkit {record.provenance['poisonkit']}, "
+            f"torch {record.provenance['torch']}, Python {record.provenance['python']}",
+            "Commit": str(record.provenance["commit"])[:12],
+            "Made": record.provenance["created"],
         }
         for record in records
-    ]
-    return plain(pd.DataFrame(rows))
+    }
+    table = pd.DataFrame(columns)
+    return plain(table.reset_index(names=""))
 
 
-def verdicts(experiment: str) -> Styler:
+def verdicts(experiment: str) -> Styler | str:
     """Return the scorecard's rows that rest on one experiment, with their rules."""
     rows = [
         {
@@ -64,34 +73,39 @@ def verdicts(experiment: str) -> Styler:
         for judgement in judge_all()
         if judgement.exhibit_of.experiment == experiment and judgement.outcome
     ]
-    return plain(pd.DataFrame(rows))
+    return plain(pd.DataFrame(rows)) if rows else "No record that is judged exists yet."
 
 
 def tally(judgements: Sequence[Judgement]) -> Styler:
     """Return how many exhibits of each paper have which verdict."""
-    table = pd.crosstab(
-        pd.Series([judgement.paper for judgement in judgements], name="Paper"),
-        pd.Series([judgement.verdict for judgement in judgements], name="Verdict"),
-    )
-    ordered = table.reindex(columns=list(VERDICT_MARKS), fill_value=0)
-    return plain(ordered.sort_values("not attempted").reset_index().rename_axis(columns=None))
+    papers = list(dict.fromkeys(judgement.paper for judgement in judgements))
+    rows = []
+    for paper in papers:
+        counted = Counter(str(j.verdict) for j in judgements if j.paper == paper)
+        marked = {f"{mark} {name}": counted[name] for name, mark in VERDICT_MARKS.items()}
+        rows.append({"Paper": paper, **marked})
+    return plain(pd.DataFrame(rows))
 
 
 def scorecard(paper: str) -> Styler:
-    """Return the scorecard of one paper, with what it claims and how each verdict was reached."""
-    rows = [
-        {
-            "Exhibit": judgement.exhibit,
-            "Claim": judgement.exhibit_of.claim,
-            "Verdict": f"{VERDICT_MARKS[judgement.verdict]} {judgement.verdict}",
-            "Reported": judgement.show_reported(),
-            "Measured [interval]": judgement.show_measured(),
-            "Runs": judgement.outcome.n if judgement.outcome else "-",
-            "Profile": judgement.record.profile if judgement.record else "-",
-        }
-        for judgement in judge_all()
-        if judgement.paper == paper
-    ]
+    """Return the scorecard of one paper; a claim that several rows share is printed once."""
+    rows: list[dict[str, object]] = []
+    claim = ""
+    for judgement in judge_all():
+        if judgement.paper != paper:
+            continue
+        same, claim = judgement.exhibit_of.claim == claim, judgement.exhibit_of.claim
+        rows.append(
+            {
+                "Exhibit": judgement.exhibit,
+                "Claim": '"' if same else claim,
+                "Verdict": f"{VERDICT_MARKS[judgement.verdict]} {judgement.verdict}",
+                "Reported": judgement.show_reported(),
+                "Measured [interval]": judgement.show_measured(),
+                "Runs": judgement.outcome.n if judgement.outcome else "-",
+                "Profile": judgement.record.profile if judgement.record else "-",
+            }
+        )
     return plain(pd.DataFrame(rows))
 
 

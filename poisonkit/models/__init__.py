@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from poisonkit.data import ImageSet, batches
 from poisonkit.errors import unknown
+from poisonkit.images import ImageSet, batches
 from poisonkit.models.resnet import SmallImageResNet
 from poisonkit.models.small import SmallConvNet
 

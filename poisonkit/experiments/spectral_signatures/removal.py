@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from poisonkit.evaluation import evaluate
 from poisonkit.experiments.running import Context, Cost, Experiment
 from poisonkit.experiments.spectral_signatures.setting import (
     QUICK,
@@ -21,7 +22,6 @@ from poisonkit.experiments.spectral_signatures.setting import (
 from poisonkit.models import features
 from poisonkit.statistics import mean_and_deviation, wilson
 from poisonkit.store import Json
-from poisonkit.training import evaluate
 
 
 def removal_trial(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from poisonkit.attacks.backdoor import Trigger, craft, random_trigger
-from poisonkit.data import ImageSet
 from poisonkit.defenses.spectral import (
     RELEASED_PERCENTILE,
     REMOVAL_FACTOR,
@@ -16,11 +15,13 @@ from poisonkit.defenses.spectral import (
     spectral_filter,
 )
 from poisonkit.errors import unknown
+from poisonkit.evaluation import predict
 from poisonkit.experiments.running import Context, Cost, trained_network
+from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create
 from poisonkit.statistics import wilson
 from poisonkit.store import Json
-from poisonkit.training import Recipe, predict
+from poisonkit.training import Recipe
 
 #: Section 4.4 counts a backdoor as captured at "approximately 90 % or higher".
 CAPTURED = 0.90

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from poisonkit.defenses.spectral import top_singular_vectors
+from poisonkit.evaluation import evaluate, predict
 from poisonkit.experiments.running import Context, Cost, Experiment
 from poisonkit.experiments.spectral_signatures.setting import (
     HAND_MADE,
@@ -22,7 +23,6 @@ from poisonkit.experiments.spectral_signatures.setting import (
 from poisonkit.models import create, features
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
-from poisonkit.training import evaluate, predict
 
 
 def views(images: Tensor, representation: Tensor, *, seed: int) -> dict[str, Tensor]:

@@ -1,0 +1,46 @@
+"""The device that computes: its choice, its name, the memory it took."""
+
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from poisonkit.errors import PoisonkitError, unknown
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA where it is to be had, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:INDEX")) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PoisonkitError(f"device {name!r} was asked for, but torch finds no CUDA device here")
+    return device
+
+
+def name_of(device: torch.device) -> str:
+    """Return a device's model name, as far as the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Return the most memory that this process has held, on the device that computes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)

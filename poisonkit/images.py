@@ -1,0 +1,130 @@
+"""Labelled images, held as whole uint8 tensors on one device.
+
+Small images fit a device entirely, so there is no loader and no worker process:
+a data set is one tensor of images and one of labels, and batches are slices.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from poisonkit.errors import DataError, unknown
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Labelled images of one size.
+
+    Attributes
+    ----------
+    x : uint8 tensor [N, C, H, W], values 0..255.
+    y : int64 tensor [N], indices into ``class_names``.
+    class_names : the classes, in the order of their labels.
+    name : where the images come from, for messages and provenance.
+    """
+
+    x: Tensor
+    y: Tensor
+    class_names: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise DataError(
+                f"{self.name}: images must be uint8 of shape [N, C, H, W], "
+                f"not {self.x.dtype} of shape {list(self.x.shape)}"
+            )
+        if self.y.dtype != torch.int64 or self.y.shape != (len(self.x),):
+            raise DataError(
+                f"{self.name}: labels must be int64 of shape [{len(self.x)}], "
+                f"not {self.y.dtype} of shape {list(self.y.shape)}"
+            )
+        if len(self.y) and not 0 <= int(self.y.min()) <= int(self.y.max()) < self.classes:
+            raise DataError(
+                f"{self.name}: labels run from {int(self.y.min())} to {int(self.y.max())}, "
+                f"but there are {self.classes} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.x.shape[2], self.x.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of shapes, labels and pixels; the same wherever the data set lies."""
+        digest = hashlib.sha256(repr((tuple(self.x.shape), self.class_names)).encode())
+        for tensor in (self.y, self.x):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def label_of(self, class_name: str | int) -> int:
+        """Return the label of a class given by name (or, unchanged, by label)."""
+        if isinstance(class_name, int) and 0 <= class_name < self.classes:
+            return class_name
+        if class_name not in self.class_names:
+            raise unknown(f"class of {self.name}", class_name, self.class_names)
+        return self.class_names.index(str(class_name))
+
+    def indices_of(self, label: int) -> Tensor:
+        """Return the rows that carry a label, in the data set's order."""
+        return torch.nonzero(self.y == label).flatten()
+
+    def select(self, rows: Tensor) -> "ImageSet":
+        """Return the given rows (indices or mask) as a data set of their own."""
+        return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def first_per_class(self, count: int, *, skip: int = 0) -> "ImageSet":
+        """Keep, of each class, ``count`` images in official order after the first ``skip``.
+
+        The images stay in the data set's order. The papers describe their
+        subsets this way ("the first 4,800 images of each class").
+        """
+        rows = [self.indices_of(label)[skip : skip + count] for label in range(self.classes)]
+        for label, found in enumerate(rows):
+            if len(found) < count:
+                raise DataError(
+                    f"{self.name}: class {self.class_names[label]!r} has "
+                    f"{len(self.indices_of(label))} images, not the {skip} + {count} asked for"
+                )
+        return self.select(torch.cat(rows).sort().values)
+
+    def split(self, share: float, *, seed: int) -> tuple["ImageSet", "ImageSet"]:
+        """Split every class at random into ``1 - share`` and ``share`` of its images."""
+        if not 0 < share < 1:
+            raise DataError(f"a split needs a share between 0 and 1, not {share}")
+        generator = torch.Generator().manual_seed(seed)
+        held_out = torch.zeros(len(self), dtype=torch.bool, device=self.device)
+        for label in range(self.classes):
+            rows = self.indices_of(label)
+            order = torch.randperm(len(rows), generator=generator).to(self.device)
+            held_out[rows[order[: round(share * len(rows))]]] = True
+        return self.select(~held_out), self.select(held_out)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+
+def batches(x: Tensor, *, batch_size: int = 1000) -> Iterator[Tensor]:
+    """Yield uint8 images as float32 batches in [0, 1]."""
+    for chunk in x.split(batch_size):
+        yield chunk.float().div_(255)
