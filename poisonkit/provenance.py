@@ -1,4 +1,4 @@
-"""Where a number comes from: versions and machine."""
+"""Where a number comes from: versions, commit, system, time."""
 
 import platform
 import subprocess
@@ -8,26 +8,31 @@ from pathlib import Path
 import torch
 
 import poisonkit
-from poisonkit.devices import name_of
 
 
-def describe(device: torch.device) -> dict[str, object]:
-    """Return the versions and the machine that a record is made with."""
+def describe() -> dict[str, object]:
+    """Return the versions and the system that a record is made with, and the time."""
     return {
         "poisonkit": poisonkit.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": name_of(device),
-        "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
+def checkout() -> Path | None:
+    """Return the folder of the checkout that this package is used from, if it is from one."""
+    folder = Path(__file__).resolve().parents[1]
+    return folder if (folder / "pyproject.toml").exists() else None
+
+
 def _commit() -> str:
-    """Return the checkout's commit, with a plus sign when files differ from it."""
-    folder = Path(__file__).resolve().parent
+    """Return the checkout's commit, with a plus sign when the package's files differ from it."""
+    folder = checkout()
+    if folder is None:
+        return "unknown"
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -35,7 +40,7 @@ def _commit() -> str:
         ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(folder))
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "poisonkit")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from poisonkit import provenance
 from poisonkit.data import cache_root
 from poisonkit.errors import PoisonkitError
+from poisonkit.provenance import checkout
 
 try:
     import fcntl
@@ -211,8 +211,8 @@ class Store:
 
 def default_store() -> Store:
     """Return the store of this checkout (its ``results/``) and this user (the cache)."""
-    results = Path(provenance.__file__).resolve().parents[1] / "results"
-    return Store(frozen=results if results.is_dir() else None, cache=cache_root())
+    root = checkout()
+    return Store(frozen=root / "results" if root else None, cache=cache_root())
 
 
 def read_record(path: Path) -> Record:

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from poisonkit import provenance
 from poisonkit.data import load
-from poisonkit.devices import choose_device, peak_memory_mib
+from poisonkit.devices import choose_device, name_of, peak_memory_mib
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.settings import as_json, with_options
 from poisonkit.images import ImageSet
@@ -123,7 +124,7 @@ def run(
         data_root=data_root,
         progress=progress and not executor,
     )
-    origin = provenance.describe(chosen)
+    origin = provenance.describe()
     units = list(experiment.units(config))
     if not units:
         raise PoisonkitError(f"{experiment.name}: this configuration has no trials to run")
@@ -134,9 +135,11 @@ def run(
     trials: list[Json] = []
     arrays: dict[str, Tensor] = {}
     networks: dict[str, float] = {}
+    machines: list[Json] = []
     seconds, checksums = 0.0, set()
     for index, (metrics, tensors) in enumerate(bar):
         checksums.add(metrics.pop("data_checksum"))
+        machines.append(metrics.pop("machine"))
         cost = metrics.pop("cost")
         seconds += cost.pop("")
         networks |= cost
@@ -150,8 +153,10 @@ def run(
         arrays=arrays,
         provenance={
             **origin,
+            "device": ", ".join(sorted({str(machine["device"]) for machine in machines})),
+            "threads": max(machine["threads"] for machine in machines),
             "seconds": round(seconds + sum(networks.values()), 1),
-            "peak_memory_mib": peak_memory_mib(chosen),
+            "peak_memory_mib": max(machine["peak_memory_mib"] for machine in machines),
             "data_checksum": ",".join(sorted(checksums)),
         },
         freeze=freeze,
@@ -169,10 +174,23 @@ def _one_trial(
         "unit": unit,
         "device": str(choose_device(context.device)),
     }
-    artefact = context.store.artefact(
-        "trials", spec, lambda _: experiment.trial(config, unit, context)
-    )
+
+    def compute(_: Path) -> tuple[Json, dict[str, Tensor]]:
+        metrics, tensors = experiment.trial(config, unit, context)
+        return {**metrics, "machine": _machine(context)}, tensors
+
+    artefact = context.store.artefact("trials", spec, compute)
     return dict(artefact.metrics), artefact.tensors
+
+
+def _machine(context: Context) -> Json:
+    """What a trial was computed on; with an executor, not where the record is written."""
+    device = choose_device(context.device)
+    return {
+        "device": name_of(device),
+        "threads": torch.get_num_threads(),
+        "peak_memory_mib": peak_memory_mib(device),
+    }
 
 
 class Cost:

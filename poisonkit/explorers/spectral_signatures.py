@@ -90,7 +90,11 @@ def removal_explorer(
     )
     layer = widgets.Dropdown(options=[config.tap], value=config.tap, description="layer")
     factor = widgets.FloatSlider(1.5, min=0, max=4, step=0.1, description="removal", readout=True)
-    button = widgets.Button(description="Poison and train", button_style="primary")
+    button = widgets.Button(
+        description="Poison and train",
+        button_style="primary",
+        layout=widgets.Layout(width="auto"),
+    )
     status, output = widgets.HTML(), widgets.Output()
     trained: list[_Trained] = []
 
@@ -137,7 +141,8 @@ def removal_explorer(
     train()
     return widgets.VBox(
         [
-            widgets.HBox([pattern, row, column, share, button]),
+            widgets.HBox([pattern, row, column]),
+            widgets.HBox([share, button]),
             status,
             widgets.HBox([layer, factor]),
             output,

@@ -59,7 +59,7 @@ def origin(records: Sequence[Record]) -> Styler:
     return plain(table.reset_index(names=""))
 
 
-def verdicts(experiment: str) -> Styler | str:
+def verdicts(experiment: str) -> Styler:
     """Return the scorecard's rows that rest on one experiment, with their rules."""
     rows = [
         {
@@ -73,7 +73,7 @@ def verdicts(experiment: str) -> Styler | str:
         for judgement in judge_all()
         if judgement.exhibit_of.experiment == experiment and judgement.outcome
     ]
-    return plain(pd.DataFrame(rows)) if rows else "No record that is judged exists yet."
+    return plain(pd.DataFrame(rows or [{"Exhibit": "none: there is no record to judge yet"}]))
 
 
 def tally(judgements: Sequence[Judgement]) -> Styler:

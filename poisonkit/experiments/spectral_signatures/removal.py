@@ -42,13 +42,7 @@ def removal_trial(
     hits_before = hits(before, data)
     numbers = {
         **unit,
-        "trigger": {
-            "pattern": data.trigger.pattern,
-            "position": list(data.trigger.position),
-            "colour": list(data.trigger.colour),
-        },
-        "poisons": data.count,
-        "triggered_images": total,
+        **data.facts(),
         "natural_before": evaluate(before, data.test),
         "hits_before": hits_before,
         "captured": is_captured(hits_before, total),
@@ -59,7 +53,6 @@ def removal_trial(
         "hits_after": hits(after, data),
         "natural_clean": evaluate(clean, data.test),
         "hits_clean": hits(clean, data),
-        "data_checksum": data.clean.checksum,
     }
     own = data.train.y == data.target
     arrays = {"scores": result.scores[own].float(), "poisoned": data.mask[own]}

@@ -150,6 +150,19 @@ class Poisoned:
     trigger: Trigger
     count: int
 
+    def facts(self) -> Json:
+        """Return what a record says about the attack."""
+        return {
+            "trigger": {
+                "pattern": self.trigger.pattern,
+                "position": list(self.trigger.position),
+                "colour": list(self.trigger.colour),
+            },
+            "poisons": self.count,
+            "triggered_images": len(self.triggered),
+            "data_checksum": self.clean.checksum,
+        }
+
 
 def units(config: SpectralConfig) -> list[Json]:
     """One trial for each pair, share and seed."""

@@ -65,13 +65,7 @@ def signature_trial(
     hits_before = int((triggered == data.target).sum())
     numbers = {
         **unit,
-        "trigger": {
-            "pattern": data.trigger.pattern,
-            "position": list(data.trigger.position),
-            "colour": list(data.trigger.colour),
-        },
-        "poisons": data.count,
-        "triggered_images": len(triggered),
+        **data.facts(),
         "natural_before": evaluate(model, data.test),
         "hits_before": hits_before,
         "captured": is_captured(hits_before, len(triggered)),
@@ -80,7 +74,6 @@ def signature_trial(
             for name, values in seen.items()
         },
         "class_names": list(data.test.class_names),
-        "data_checksum": data.clean.checksum,
     }
     arrays = {
         **{name: values.float() for name, values in seen.items()},
