@@ -70,6 +70,14 @@ def test_the_threshold_counts_what_it_cuts_off() -> None:
     assert 2 < marked < 3  # between the square roots of 4 and 9
 
 
+def test_the_pattern_slider_shows_no_trigger_and_the_three_shapes(
+    records: dict[str, Record],
+) -> None:
+    html = spectral_signatures.pattern_slider(records["spectral_signatures/signature"]).html
+    assert re.findall(r'alt="([^"]+)"', html) == ["no trigger", "pixel", "X", "L"]
+    assert len(set(re.findall(r'src="([^"]+)"', html))) == 4
+
+
 @pytest.mark.parametrize("removed", [0, 5])
 def test_the_threshold_may_remove_nothing_or_nearly_all(removed: int) -> None:
     scores = torch.arange(6).float()

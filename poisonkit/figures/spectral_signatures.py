@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
+from poisonkit.attacks.backdoor import PATTERNS, Trigger
 from poisonkit.claims import CLEAN_ACCURACY, TABLE_2, VIEWS
 from poisonkit.figures.common import plain
 from poisonkit.plots import COLOURS, Bar, Slider, bars, panels, show_images, slider, two_histograms
@@ -69,6 +70,32 @@ def figure_2(record: Record, trial: int | None = None) -> Figure:
         for axis, image, prediction in zip(row, images, predictions, strict=True):
             show_images(axis, image, f"{name}\nseen as {names[prediction]}")
     return figure
+
+
+def pattern_slider(record: Record, trial: int | None = None) -> Slider:
+    """Return the natural test images of Figure 2 with each of the three shapes, by slider.
+
+    Position and colour are those of the trial; the network's answer is not shown,
+    since it was trained on one of the shapes only.
+    """
+    trial = first_shown(record) if trial is None else trial
+    drawn = record.metrics["trials"][trial]["trigger"]
+    images = record.arrays[f"{trial}.natural_images"]
+    frames = []
+    for pattern in (None, *PATTERNS):
+        shown = images
+        if pattern:
+            shown = Trigger(
+                pattern=pattern,
+                position=tuple(drawn["position"]),
+                colour=tuple(drawn["colour"]),
+                border="clip",
+            ).stamp(images)
+        figure, axes = panels(1, len(images), size=(8, 2.2))
+        for axis, image in zip(axes[0], shown, strict=True):
+            show_images(axis, image, "")
+        frames.append((pattern or "no trigger", figure))
+    return slider(frames, label="Shape")
 
 
 def auroc_table(record: Record) -> Styler:
