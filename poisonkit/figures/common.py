@@ -20,7 +20,7 @@ def plain(table: pd.DataFrame) -> Styler:
             {
                 "selector": "th, td",
                 "props": "text-align: left; vertical-align: top; white-space: normal; "
-                "padding: 0.3em 0.7em",
+                "padding: 0.3em 0.6em; font-size: 0.92em",
             }
         ]
     )
@@ -97,8 +97,7 @@ def scorecard(paper: str) -> Styler:
         same, claim = judgement.exhibit_of.claim == claim, judgement.exhibit_of.claim
         rows.append(
             {
-                "Exhibit": judgement.exhibit,
-                "Claim": '"' if same else claim,
+                "Exhibit": f"<b>{judgement.exhibit}</b>" + ("" if same else f"<br>{claim}"),
                 "Verdict": f"{VERDICT_MARKS[judgement.verdict]} {judgement.verdict}",
                 "Reported": judgement.show_reported(),
                 "Measured [interval]": judgement.show_measured(),
