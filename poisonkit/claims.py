@@ -64,8 +64,9 @@ VIEWS = tuple(
 #: Natural accuracy of a network trained on clean data, in percent (section 4.4).
 CLEAN_ACCURACY = 92.67
 #: Table 2: target, share and Nat 1, Pois 1, poisons left, Nat 2, Pois 2, Std Pois in
-#: percent. The table shows each source class as a picture only; the classes are read
-#: from the pairs that section 4.2 lists.
+#: percent. The table shows each source class as a picture only; the sources are read
+#: from the pairs that section 4.2 lists. It lists cat to dog where the table prints a
+#: second row for target cat, whose clean-trained rate of 8 % is one of dogs called cats.
 TABLE_2 = {
     ("airplane", "bird", 0.05): (92.27, 74.20, 57, 92.64, 2.00, 1.20),
     ("airplane", "bird", 0.10): (92.32, 89.80, 7, 92.68, 1.50, 1.20),
@@ -75,8 +76,8 @@ TABLE_2 = {
     ("automobile", "dog", 0.10): (92.55, 94.30, 1, 92.64, 0.00, 0.00),
     ("cat", "horse", 0.05): (92.60, 99.80, 0, 92.57, 1.00, 0.80),
     ("cat", "horse", 0.10): (92.26, 99.80, 0, 92.63, 1.20, 0.80),
-    ("cat", "dog", 0.05): (92.86, 98.60, 0, 92.79, 8.30, 8.00),
-    ("cat", "dog", 0.10): (92.29, 99.10, 0, 92.57, 8.20, 8.00),
+    ("dog", "cat", 0.05): (92.86, 98.60, 0, 92.79, 8.30, 8.00),
+    ("dog", "cat", 0.10): (92.29, 99.10, 0, 92.57, 8.20, 8.00),
     ("horse", "deer", 0.05): (92.68, 99.30, 0, 92.68, 1.10, 1.00),
     ("horse", "deer", 0.10): (92.68, 99.90, 0, 92.74, 1.60, 1.00),
     ("ship", "frog", 0.05): (92.87, 88.80, 10, 92.61, 0.10, 0.30),
@@ -87,13 +88,16 @@ TABLE_2 = {
 
 
 def judge_separation(record: Record) -> Outcome | None:
-    """Judge Figure 1 by how well each of its six views ranks poisoned above clean."""
+    """Judge Figure 1 by how well each of its six views ranks poisoned above clean.
+
+    A norm may separate by being smaller; for the two norms the better direction counts.
+    """
     chosen = [trial for trial in record.metrics["trials"] if trial["captured"]]
     if not chosen:
         every = [trial["auroc"]["representation.top"] for trial in record.metrics["trials"]]
         interval = (min(every), max(every))
         return Outcome(measured=_mean(every), interval=interval, n=len(every), verdict="not")
-    means = {view: _mean([trial["auroc"][view] for trial in chosen]) for view in VIEWS}
+    means = {view: _mean([_separation(trial, view) for trial in chosen]) for view in VIEWS}
     values = [trial["auroc"]["representation.top"] for trial in chosen]
     top, others = means["representation.top"], [means[v] for v in VIEWS[:-1]]
     verdict: Verdict = "not"
@@ -103,10 +107,15 @@ def judge_separation(record: Record) -> Outcome | None:
     return Outcome(measured=top, interval=interval, n=len(values), verdict=verdict)
 
 
+def _separation(trial: Json, view: str) -> float:
+    found = float(trial["auroc"][view])
+    return max(found, 1 - found) if view.endswith(".norm") else found
+
+
 def judge_backdoor(record: Record) -> Outcome | None:
-    """Judge Figure 2 by the poisoned accuracy, pooled over runs."""
+    """Judge Figure 2 by the poisoned accuracy, pooled over runs with its one-pixel trigger."""
     trials = [t for t in record.metrics["trials"] if t["source"] == "airplane"]
-    if not trials:
+    if not trials or any(trial["trigger"]["pattern"] != "pixel" for trial in trials):
         return None
     hits = sum(trial["hits_before"] for trial in trials)
     total = sum(trial["triggered_images"] for trial in trials)
@@ -133,17 +142,18 @@ def judge_removal(source: str, target: str, share: float) -> Callable[[Record], 
         chosen = captured or own
         total = sum(trial["triggered_images"] for trial in chosen)
         before, after, clean = (
-            sum(trial[f"hits_{moment}"] for trial in chosen) / total
+            sum(trial[f"hits_{moment}"] for trial in chosen)
             for moment in ("before", "after", "clean")
         )
+        # Whole numbers: 3.3 % less 2.3 % is more than 1 % in floating point.
         verdict: Verdict = "not"
         if captured:
-            if abs(after - clean) <= 0.01:
+            if 100 * (after - clean) <= total:
                 verdict = "reproduced"
-            elif before - after >= 0.8 * (before - clean):
+            elif 10 * (before - after) >= 8 * (before - clean):
                 verdict = "partly"
-        interval = wilson(round(after * total), total)
-        return Outcome(measured=after, interval=interval, n=len(chosen), verdict=verdict)
+        interval = wilson(after, total)
+        return Outcome(measured=after / total, interval=interval, n=len(chosen), verdict=verdict)
 
     return judge
 
@@ -157,12 +167,12 @@ def _table_2_row(row: tuple[str, str, float], numbers: tuple[float, ...]) -> Exh
     return Exhibit(
         paper=SPECTRAL,
         exhibit=f"Table 2: {source} to {target}, {share:.0%}",
-        claim="after the filter, triggered images are misclassified no more often than by a "
-        "network trained on clean data",
+        claim="after the filter, triggered images are misclassified within 1 percentage point of "
+        "the rate of a network trained on clean data",
         quantity="poisoned accuracy after filtering and retraining",
         reported=round(numbers[4] / 100, 4),
         rule="over the runs that captured the backdoor: reproduced if the poisoned accuracy "
-        "after is within 1 percentage point of the clean-trained network's; partly if at least "
+        "after is at most 1 percentage point above the clean-trained network's; partly if at least "
         "80 % of its excess is gone; not otherwise, or if no run captured the backdoor. "
         "Interval: Wilson, 95 %, pooled",
         experiment="spectral_signatures/removal",
@@ -182,21 +192,21 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "stand apart; norms, random directions and pixels do not suffice",
         quantity="AUROC of the projection on the representation's top singular vector",
         rule="over the runs that captured the backdoor: reproduced if the mean AUROC is at least "
-        "0.95 and at least 0.05 above that of each of the other five views; partly if it is the "
-        "highest; not otherwise, or if no run captured the backdoor. Interval: lowest and "
-        "highest run",
+        "0.95 and at least 0.05 above that of each of the other five views (for norms, in the "
+        "better direction); partly if it is the highest; not otherwise, or if no run captured "
+        "the backdoor. Interval: lowest and highest run",
         experiment="spectral_signatures/signature",
         judge=judge_separation,
     ),
     Exhibit(
         paper=SPECTRAL,
         exhibit="Figure 2",
-        claim="a trigger of a pixel or a few makes the poisoned network call airplanes birds",
+        claim="one changed pixel makes the poisoned network call airplanes birds",
         quantity="poisoned accuracy, airplane to bird, 10 %",
         reported=0.898,
-        rule="reproduced if the interval reaches the reported value; partly if more than half of "
-        "the triggered images are called the target; not otherwise. Interval: Wilson, 95 %, "
-        "pooled over all runs",
+        rule="one-pixel triggers only: reproduced if the interval reaches the reported value; "
+        "partly if more than half of the triggered images are called the target; not otherwise. "
+        "Interval: Wilson, 95 %, pooled over all runs",
         experiment="spectral_signatures/signature",
         judge=judge_backdoor,
     ),

@@ -41,6 +41,10 @@ def main() -> None:
     except PoisonkitError as error:
         print(f"poisonkit: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, BookFailure) else 2) from None
+    except OSError as error:
+        # A cache, a results folder or a disk that cannot be written to.
+        print(f"poisonkit: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 @app.command("list")

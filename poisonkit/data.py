@@ -31,7 +31,7 @@ _MNIST_MD5 = {
 def cache_root() -> Path:
     """Return the user's cache folder for poisonkit (``POISONKIT_CACHE`` overrides it)."""
     if chosen := os.environ.get("POISONKIT_CACHE"):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "poisonkit"
 
 
@@ -187,6 +187,8 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
     if not folder.is_dir():
         raise DataError(f"folder:{folder} does not exist; give a folder with one folder a class")
     test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+    if test and not (folder / "train").is_dir():
+        raise DataError(f"folder:{folder} has {test.name}/ but no train/ beside it")
     if (folder / "train").is_dir():
         if test is None:
             raise DataError(f"folder:{folder} has train/ but neither test/ nor val/ beside it")

@@ -17,8 +17,12 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:INDEX")) from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:INDEX"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise PoisonkitError(f"device {name!r} was asked for, but torch finds no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PoisonkitError(f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices")
     return device
 
 

@@ -99,6 +99,8 @@ class ImageSet:
         The images stay in the data set's order. The papers describe their
         subsets this way ("the first 4,800 images of each class").
         """
+        if count < 1 or skip < 0:
+            raise DataError(f"cannot take {count} images of each class after the first {skip}")
         rows = [self.indices_of(label)[skip : skip + count] for label in range(self.classes)]
         for label, found in enumerate(rows):
             if len(found) < count:

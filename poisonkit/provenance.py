@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,8 +11,12 @@ import torch
 import poisonkit
 
 
+@cache
 def describe() -> dict[str, object]:
-    """Return the versions and the system that a record is made with, and the time."""
+    """Return versions, system and time, as they were when this process first asked.
+
+    The code that a process runs is the one it has loaded, not a later commit.
+    """
     return {
         "poisonkit": poisonkit.__version__,
         "commit": _commit(),

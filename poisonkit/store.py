@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from poisonkit.data import cache_root
 from poisonkit.errors import PoisonkitError
-from poisonkit.provenance import checkout
+from poisonkit.provenance import checkout, describe
 
 try:
     import fcntl
@@ -100,12 +101,13 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """A finished step: its numbers, its tensors and the seconds it took."""
+    """A finished step: its numbers, its tensors, the seconds it took, and what made it."""
 
     key: str
     metrics: Json
     tensors: dict[str, Tensor]
     seconds: float
+    origin: Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,15 @@ class Store:
         name = _file_name(experiment, version, config)
         for folder in (self.frozen, self.cache / "records"):
             if folder is not None and (folder / name).exists():
-                return read_record(folder / name)
+                record = read_record(folder / name)
+                if (record.experiment, record.version, record.config) != (
+                    experiment,
+                    version,
+                    config,
+                ):
+                    raise PoisonkitError(f"{record.path} is not the record that its name says")
+                record.arrays  # noqa: B018  (reading them checks the digest)
+                return record
         return None
 
     def records(self, experiment: str | None = None) -> Iterator[Record]:
@@ -221,9 +231,12 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise PoisonkitError(f"{path} has format {content['format']}; known: {FORMAT}")
+        for name in ("config", "metrics", "provenance"):
+            if not isinstance(content[name], dict):
+                raise PoisonkitError(f"{path}: {name} is not an object")
         names = ("experiment", "version", "config", "metrics", "provenance", "digest")
         return Record(path=path, **{name: content[name] for name in names})
-    except NOT_WHOLE as error:
+    except (*NOT_WHOLE, OSError) as error:
         raise PoisonkitError(f"{path} is not a whole record ({error})") from error
 
 
@@ -236,7 +249,8 @@ def _make_artefact(
     metrics, tensors = compute(scratch)
     seconds = float(metrics.pop("seconds", time.perf_counter() - start))
     _write_tensors(path.with_suffix(".safetensors"), tensors)
-    _write_json(path, {"spec": spec, "metrics": metrics, "seconds": seconds})
+    content = {"spec": spec, "metrics": metrics, "seconds": seconds, "origin": describe()}
+    _write_json(path, content)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -248,6 +262,7 @@ def _read_artefact(path: Path) -> Artefact:
             metrics=content["metrics"],
             tensors=load_file(path.with_suffix(".safetensors")),
             seconds=content["seconds"],
+            origin=content["origin"],
         )
     except (*NOT_WHOLE, FileNotFoundError, SafetensorError) as error:
         raise PoisonkitError(
@@ -261,9 +276,13 @@ def _alone(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process that holds {lock}", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
-        lock.unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
 
 
 def _file_name(experiment: str, version: int, config: Json) -> str:

@@ -25,6 +25,9 @@ from tqdm.auto import tqdm
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 
+#: Raised when the same recipe would give another network; trained ones are then not reused.
+VERSION = 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -102,6 +105,10 @@ class Sampler:
     def __init__(self, images: ImageSet, recipe: Recipe, *, seed: int) -> None:
         self.images, self.recipe, self.seed = images, recipe, seed
         margin = recipe.crop_padding
+        if margin >= min(images.image_size):
+            raise PoisonkitError(
+                f"crop_padding of {margin} pixels is too much for images of {images.image_size}"
+            )
         padded = F.pad(images.x, (margin, margin, margin, margin))
         self._stored = padded.permute(0, 2, 3, 1).contiguous()
         self.steps = math.ceil(len(images) / recipe.batch_size)
@@ -246,7 +253,9 @@ def _reproducible(device: torch.device) -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     with (
         torch.random.fork_rng(devices=devices),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ),
     ):
         yield
 

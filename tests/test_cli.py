@@ -105,17 +105,35 @@ def test_data_says_what_is_there_and_how_to_get_the_rest(
     assert "poisonkit data --download mnist" in printed
 
 
-def test_records_need_neither_papermill_nor_jupyter() -> None:
+def test_an_unwritable_cache_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POISONKIT_CACHE", "/dev/null/cache")
+    assert call(monkeypatch, "run", "spectral_signatures/removal", *TINY) == 2
+    captured = capsys.readouterr()
+    assert "/dev/null/cache" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_records_need_neither_papermill_nor_jupyter(cache: Path) -> None:
+    absent = "papermill jupyter_book nbformat nbclient ipywidgets IPython yaml platformdirs"
     script = (
         "import sys\n"
-        "for name in ('papermill', 'jupyter_book', 'nbformat', 'ipywidgets', 'IPython', 'yaml'):\n"
+        f"for name in {absent.split()}:\n"
         "    sys.modules[name] = None\n"
-        "import poisonkit.cli, poisonkit.experiments, poisonkit.scorecard\n"
-        "sys.argv = ['poisonkit', '--version']\n"
-        "poisonkit.cli.main()\n"
+        "from poisonkit.cli import main\n"
+        f"sys.argv = ['poisonkit', 'run', 'spectral_signatures/signature', *{TINY}]\n"
+        "main()\n"
     )
     finished = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert finished.returncode == 0, finished.stderr
-    assert __version__ in finished.stdout
+    assert Path(finished.stdout.splitlines()[-1]).is_file()
+
+
+def test_says_its_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert __version__ in capsys.readouterr().out

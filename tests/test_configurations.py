@@ -72,9 +72,10 @@ def test_the_defaults_are_the_papers_values(experiment):
 
 
 def test_table_2_has_the_papers_eight_pairs():
+    # Section 4.2 lists cat to dog, but Table 2 prints a second row for the target cat.
     pairs = REMOVAL.configure().pairs
     assert len(set(pairs)) == 8
-    hand_picked = {("airplane", "bird"), ("automobile", "cat"), ("cat", "dog"), ("horse", "deer")}
+    hand_picked = {("airplane", "bird"), ("automobile", "cat"), ("dog", "cat"), ("horse", "deer")}
     at_random = {("automobile", "dog"), ("ship", "frog"), ("truck", "bird"), ("cat", "horse")}
     assert set(pairs) == hand_picked | at_random
 
@@ -103,7 +104,7 @@ def test_every_profile_and_variant_can_be_run_on_its_data(
     """Its classes, its trigger and its layer exist; real CIFAR-10 is not needed to see that."""
     config = replace(experiment.configure(profile=profile, variant=variant), images_per_class=None)
     if config.dataset == "cifar10":
-        monkeypatch.setattr(Context, "load", lambda *_: stand_in_for_cifar10())
+        monkeypatch.setattr(Context, "load", lambda *_, **__: stand_in_for_cifar10())
     context = Context(store=store, device="cpu")
     for unit in experiment.units(config)[:: config.trials]:
         data = poisoned_data(config, unit, context)
@@ -111,6 +112,21 @@ def test_every_profile_and_variant_can_be_run_on_its_data(
         assert int(data.mask.sum()) == data.count > 0
     assert as_json(config)["variant"] == variant
     assert config.centred == (variant == "paper")
+
+
+def test_figure_2s_pairs_have_its_triggers_and_every_other_pair_draws_its_own(store, monkeypatch):
+    monkeypatch.setattr(Context, "load", lambda *_, **__: stand_in_for_cifar10())
+    config = REMOVAL.configure()
+    context = Context(store=store, device="cpu")
+    drawn = {}
+    for unit in REMOVAL.units(config):
+        if unit["share"] == 0.10:
+            trigger = poisoned_data(config, unit, context).trigger
+            drawn.setdefault((unit["source"], unit["target"]), []).append(trigger)
+    assert {t.position for t in drawn.pop(("airplane", "bird"))} == {(26, 26)}
+    assert {t.position for t in drawn.pop(("automobile", "cat"))} == {(16, 16)}
+    others = [trigger for triggers in drawn.values() for trigger in triggers]
+    assert len(set(others)) == len(others) == 18
 
 
 def test_options_beat_variants_and_none_leaves_them_as_they_are():

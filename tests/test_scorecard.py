@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from poisonkit.claims import EXHIBITS, TABLE_2, judge_backdoor, judge_removal, judge_separation
+from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json
 from poisonkit.scorecard import as_rows, judge_all
@@ -110,11 +111,38 @@ def test_figure_1_without_a_captured_run_is_not_reproduced() -> None:
     assert outcome.verdict == "not"
 
 
+def triggered(hits: int, pattern: str) -> Json:
+    return {
+        "source": "airplane",
+        "hits_before": hits,
+        "triggered_images": 1000,
+        "trigger": {"pattern": pattern},
+    }
+
+
+def test_figure_2_is_about_single_pixels_and_says_nothing_of_larger_triggers() -> None:
+    assert judge_backdoor(record([triggered(998, "X")])) is None
+
+
+def test_a_norm_that_separates_downwards_counts_against_figure_1() -> None:
+    outcome = judge_separation(record([seen(0.97, best_other=0.01)]))
+    assert outcome is not None
+    assert outcome.verdict == "not"
+
+
+@pytest.mark.parametrize("clean", range(0, 990, 7))
+def test_one_point_is_one_point_whatever_the_clean_rate(clean: int) -> None:
+    within = judge_row(record([removal(before=1000, after=clean + 10, clean=clean)]))
+    beyond = judge_row(record([removal(before=1000, after=clean + 11, clean=clean)]))
+    assert within is not None
+    assert beyond is not None
+    assert within.verdict == "reproduced"
+    assert beyond.verdict != "reproduced"
+
+
 @pytest.mark.parametrize(("hits", "verdict"), [(898, "reproduced"), (700, "partly"), (400, "not")])
 def test_figure_2_is_judged_by_the_poisoned_accuracy(hits: int, verdict: str) -> None:
-    outcome = judge_backdoor(
-        record([{"source": "airplane", "hits_before": hits, "triggered_images": 1000}])
-    )
+    outcome = judge_backdoor(record([triggered(hits, "pixel")]))
     assert outcome is not None
     assert outcome.verdict == verdict
 
@@ -176,6 +204,20 @@ def test_digits_and_changed_settings_are_not_judged(
     save("quick")
     save("small", seed=7)
     assert verdict_of(TABLE, store)["verdict"] == "not attempted"
+
+
+def test_an_edited_record_is_refused(store: Store, save: Callable[..., Record]) -> None:
+    path = save("small").path
+    path.write_text(path.read_text().replace('"hits_after": 12', '"hits_after": 0'))
+    with pytest.raises(PoisonkitError, match="do not match the record's digest"):
+        judge_all(store)
+
+
+def test_a_record_under_another_name_is_refused(store: Store, save: Callable[..., Record]) -> None:
+    small, quick = save("small").path, save("quick").path
+    quick.replace(small)
+    with pytest.raises(PoisonkitError, match="not the record that its name says"):
+        judge_all(store)
 
 
 def test_rows_are_json_with_the_documented_names(store: Store) -> None:

@@ -9,7 +9,6 @@ that reach farthest along it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -86,6 +85,8 @@ def outlier_scores(features: Tensor, *, centred: bool = True) -> Tensor:
     PoisonkitError
         For fewer than three images, or features that are not finite or constant.
     """
+    if features.dtype not in (torch.float32, torch.float64):
+        features = features.float()
     check_features(features)
     deviations = features - features.mean(0)
     _, vectors = top_singular_vectors(deviations)
@@ -192,7 +193,3 @@ def _worst(scores: Tensor, count: int | None, percentile: float | None) -> Tenso
     assert percentile is not None
     threshold = np.percentile(scores.cpu().numpy(), percentile)
     return torch.nonzero(scores > float(threshold)).flatten()
-
-
-#: How :class:`Filtered` was asked for, in the words of an experiment's configuration.
-Removal = Literal["factor", "percentile", "known"]

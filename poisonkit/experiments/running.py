@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from poisonkit import provenance
+from poisonkit import provenance, training
 from poisonkit.data import load
 from poisonkit.devices import choose_device, name_of, peak_memory_mib
 from poisonkit.errors import PoisonkitError, unknown
@@ -71,7 +71,7 @@ class Experiment:
     summarise: Callable[[Any, Sequence[Json]], Json]
 
     def configure(
-        self, *, profile: str = "paper", variant: str = "paper", **options: object
+        self, /, *, profile: str = "paper", variant: str = "paper", **options: object
     ) -> Any:
         """Return the configuration of a profile and variant, with single options changed.
 
@@ -112,10 +112,8 @@ def run(
     freeze : write the record into the checkout's ``results/`` instead of the cache.
     """
     store = store or default_store()
-    settings = as_json(config)
-    found = store.find(experiment.name, experiment.version, settings)
-    if found:
-        return store.freeze(found) if freeze else found
+    if freeze and store.frozen is None:
+        raise PoisonkitError("there is no checkout, so no results/ folder to freeze a record in")
     chosen = choose_device(device)
     context = Context(
         # With an executor, each worker finds its own device.
@@ -124,11 +122,15 @@ def run(
         data_root=data_root,
         progress=progress and not executor,
     )
+    settings = {**as_json(config), **_own_data(config, context)}
+    found = store.find(experiment.name, experiment.version, settings)
+    if found:
+        return store.freeze(found) if freeze else found
     origin = provenance.describe()
     units = list(experiment.units(config))
     if not units:
         raise PoisonkitError(f"{experiment.name}: this configuration has no trials to run")
-    work = partial(_one_trial, experiment, config, context)
+    work = partial(_one_trial, experiment, config, settings, context)
     results = executor.map(work, units) if executor else map(work, units)
     described = f"{experiment.name} [{config.profile}]"
     bar = tqdm(results, total=len(units), desc=described, unit="trial", disable=not progress)
@@ -136,11 +138,12 @@ def run(
     arrays: dict[str, Tensor] = {}
     networks: dict[str, float] = {}
     machines: list[Json] = []
-    seconds, checksums = 0.0, set()
+    seconds, checksums, commits = 0.0, set[str](), set[str]()
     for index, (metrics, tensors) in enumerate(bar):
         checksums.add(metrics.pop("data_checksum"))
         machines.append(metrics.pop("machine"))
-        cost = metrics.pop("cost")
+        commits |= {*machines[-1]["commits"], *metrics["cost"]["commits"]}
+        cost = metrics.pop("cost")["seconds"]
         seconds += cost.pop("")
         networks |= cost
         trials.append(metrics)
@@ -154,6 +157,7 @@ def run(
         provenance={
             **origin,
             "device": ", ".join(sorted({str(machine["device"]) for machine in machines})),
+            "commit": ", ".join(sorted(commits)),
             "threads": max(machine["threads"] for machine in machines),
             "seconds": round(seconds + sum(networks.values()), 1),
             "peak_memory_mib": max(machine["peak_memory_mib"] for machine in machines),
@@ -164,15 +168,15 @@ def run(
 
 
 def _one_trial(
-    experiment: Experiment, config: Any, context: Context, unit: Json
+    experiment: Experiment, config: Any, settings: Json, context: Context, unit: Json
 ) -> tuple[Json, dict[str, Tensor]]:
     """Look a finished trial up, or compute it; a trial's own steps are artefacts as well."""
     spec = {
         "experiment": experiment.name,
         "version": experiment.version,
-        "config": as_json(config),
+        "config": settings,
         "unit": unit,
-        "device": str(choose_device(context.device)),
+        "device": choose_device(context.device).type,
     }
 
     def compute(_: Path) -> tuple[Json, dict[str, Tensor]]:
@@ -180,7 +184,24 @@ def _one_trial(
         return {**metrics, "machine": _machine(context)}, tensors
 
     artefact = context.store.artefact("trials", spec, compute)
-    return dict(artefact.metrics), artefact.tensors
+    metrics = dict(artefact.metrics)
+    metrics["machine"] = {**metrics["machine"], "commits": [artefact.origin["commit"]]}
+    return metrics, artefact.tensors
+
+
+def _own_data(config: Any, context: Context) -> Json:
+    """Return the checksums of data that their name does not determine, else nothing.
+
+    They become part of the configuration, so that other images under the same path
+    are another record.
+    """
+    if not config.dataset.startswith(("folder:", "imagenet2")):
+        return {}
+    size = config.image_size
+    return {
+        f"{split}_checksum": context.load(config.dataset, split, image_size=size).checksum
+        for split in ("train", "test")
+    }
 
 
 def _machine(context: Context) -> Json:
@@ -204,14 +225,17 @@ class Cost:
         self._start = time.perf_counter()
         self._waited = 0.0
         self._networks: dict[str, float] = {}
+        self._commits: set[str] = set()
 
     def count(self, network: Artefact, waited: float) -> None:
         self._networks[network.key] = network.seconds
+        self._commits.add(network.origin["commit"])
         self._waited += waited
 
-    def by_part(self) -> dict[str, float]:
-        """Return the seconds of each network by its key, and of everything else."""
-        return self._networks | {"": time.perf_counter() - self._start - self._waited}
+    def as_json(self) -> Json:
+        """Return the seconds of each network by its key and of everything else, and commits."""
+        rest = time.perf_counter() - self._start - self._waited
+        return {"seconds": self._networks | {"": rest}, "commits": sorted(self._commits)}
 
 
 def trained_network(
@@ -233,6 +257,7 @@ def trained_network(
     """
     network = create(model, like=images, seed=seed, standardise=standardise, **options)
     spec = {
+        "training": training.VERSION,
         "model": model,
         "options": options,
         "standardise": standardise,

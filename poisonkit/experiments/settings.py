@@ -1,6 +1,7 @@
 """From names and values, as a user types them, to an experiment's frozen configuration."""
 
 import ast
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -72,10 +73,12 @@ def _convert(value: object, hint: Any) -> tuple[object, bool]:
     if origin is tuple:
         return _convert_tuple(value, arguments)
     if hint is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        return (float(value) if fits else value), fits  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value, False
+        return float(value), math.isfinite(value)
     if hint is int:
-        return value, isinstance(value, int) and not isinstance(value, bool)
+        # No seed or count needs more; a longer one would overflow somewhere deep inside.
+        return value, type(value) is int and abs(value) < 2**53
     if hint is types.NoneType:
         return value, value is None
     return value, isinstance(value, hint)

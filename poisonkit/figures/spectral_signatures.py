@@ -38,8 +38,17 @@ def first_shown(record: Record) -> int:
     return captured[0] if captured else 0
 
 
+def judged_separation(record: Record) -> Json:
+    """Return the separation of each view over the captured runs, or all if none was captured."""
+    found = record.metrics.get("captured_only", record.metrics["all"])
+    assert isinstance(found, dict)
+    return found
+
+
 def figure_1(record: Record, trial: int | None = None) -> Figure:
-    """Draw the six histograms of Figure 1 for one trial; titles give the AUROC over all.
+    """Draw the six histograms of Figure 1 for one trial.
+
+    The titles give the AUROC over all runs that captured the backdoor.
 
     Top row: pixels; bottom row: representation. From left to right: norm, random
     direction, top singular vector.
@@ -52,7 +61,7 @@ def figure_1(record: Record, trial: int | None = None) -> Figure:
         two_histograms(
             axis, record.arrays[f"{trial}.{view}"], poisoned, label=AXIS_LABELS[quantity]
         )
-        seen = record.metrics["all"][view]
+        seen = judged_separation(record)[view]
         spread = "" if seen["deviation"] is None else f" ± {seen['deviation']:.2f}"
         axis.set_title(f"{space}: AUROC {seen['mean']:.2f}{spread}")
     axes.flat[-1].legend()
@@ -103,7 +112,7 @@ def auroc_table(record: Record) -> Styler:
     rows = []
     for view in VIEWS:
         space, quantity = view.split(".")
-        seen = record.metrics["all"][view]
+        seen = judged_separation(record)[view]
         spread = "-" if seen["deviation"] is None else f"{seen['deviation']:.3f}"
         rows.append(
             {

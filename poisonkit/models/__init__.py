@@ -18,7 +18,9 @@ from poisonkit.models.small import SmallConvNet
 
 
 def _resnet(units: int, preactivation: bool) -> Callable[..., nn.Module]:
-    def build(*, classes: int, channels: int, image_size: int, **options: int) -> nn.Module:
+    def build(
+        *, classes: int, channels: int, image_size: tuple[int, int], **options: int
+    ) -> nn.Module:
         return SmallImageResNet(
             units=units, preactivation=preactivation, classes=classes, channels=channels, **options
         )
@@ -101,9 +103,10 @@ def create(
     else:
         mean, deviation = channel_statistics(like.x)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would reseed the caller's CUDA generators too.
+        torch.default_generator.manual_seed(seed)
         body = MODELS[name](
-            classes=like.classes, channels=like.channels, image_size=like.image_size[0], **options
+            classes=like.classes, channels=like.channels, image_size=like.image_size, **options
         )
     network = Classifier(body, mean=mean, deviation=deviation).to(like.device)
     # The layout that training uses: a network read from the store then computes, to the

@@ -63,7 +63,7 @@ class PreactivationUnit(nn.Module):
         out = self.conv1(active)
         out = self.conv2(F.leaky_relu(self.norm2(out), self.negative_slope, inplace=True))
         if self.stride > 1:
-            shortcut = F.avg_pool2d(shortcut, self.stride)
+            shortcut = F.avg_pool2d(shortcut, self.stride, ceil_mode=True)
         if shortcut.shape[1] != self.channels:
             extra = self.channels - shortcut.shape[1]
             shortcut = _widen(shortcut, self.channels, before=extra // 2)

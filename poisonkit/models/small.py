@@ -13,14 +13,19 @@ class SmallConvNet(nn.Module):
     """
 
     def __init__(
-        self, *, classes: int, channels: int = 1, image_size: int = 16, width: int = 16
+        self,
+        *,
+        classes: int,
+        channels: int = 1,
+        image_size: tuple[int, int] = (16, 16),
+        width: int = 16,
     ) -> None:
         super().__init__()
         self.block1 = self._block(channels, width)
         self.block2 = self._block(width, 2 * width)
         self.block3 = self._block(2 * width, 4 * width)
-        side = image_size // 4
-        self.hidden = nn.Sequential(nn.Linear(4 * width * side**2, 4 * width), nn.ReLU())
+        pixels = (image_size[0] // 4) * (image_size[1] // 4)
+        self.hidden = nn.Sequential(nn.Linear(4 * width * pixels, 4 * width), nn.ReLU())
         self.linear = nn.Linear(4 * width, classes)
 
     @staticmethod

@@ -56,7 +56,7 @@ def removal_trial(
     }
     own = data.train.y == data.target
     arrays = {"scores": result.scores[own].float(), "poisoned": data.mask[own]}
-    return {**numbers, "cost": cost.by_part()}, arrays
+    return {**numbers, "cost": cost.as_json()}, arrays
 
 
 def removal_summary(config: SpectralConfig, trials: Sequence[Json]) -> Json:

@@ -14,14 +14,14 @@ from poisonkit.defenses.spectral import (
     Filtered,
     spectral_filter,
 )
-from poisonkit.errors import unknown
+from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import predict
 from poisonkit.experiments.running import Context, Cost, trained_network
-from poisonkit.images import ImageSet
+from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create
 from poisonkit.statistics import wilson
 from poisonkit.store import Json
-from poisonkit.training import Recipe
+from poisonkit.training import Recipe, Sampler
 
 #: Section 4.4 counts a backdoor as captured at "approximately 90 % or higher".
 CAPTURED = 0.90
@@ -37,7 +37,7 @@ TABLE_2_PAIRS = (
     ("automobile", "cat"),
     ("automobile", "dog"),
     ("cat", "horse"),
-    ("cat", "dog"),
+    ("dog", "cat"),
     ("horse", "deer"),
     ("ship", "frog"),
     ("truck", "bird"),
@@ -54,8 +54,9 @@ class SpectralConfig:
     images_per_class : train on the first so many images of each class; None is all.
     pairs : (source, target) classes.
     shares : poisoned images as a share of the target class.
-    pattern : ``pixel``, ``X``, ``L``, ``random`` (drawn from the seed with position
-        and colour) or ``hand_made`` (Figure 2's).
+    image_size : side in pixels to which images are resized; None keeps their size.
+    pattern : ``pixel``, ``X``, ``L``; ``random``, drawn from the seed as position and
+        colour are; or ``paper``, Figure 2's trigger for its two pairs, drawn for others.
     position, colour : fix these parts of the trigger.
     trials : independent runs, each with its own trigger, initial weights and order.
     tap, pool : the representation R(x), see :func:`poisonkit.models.features`.
@@ -68,12 +69,13 @@ class SpectralConfig:
     profile: Literal["quick", "small", "paper"] = "paper"
     variant: Literal["paper", "released"] = "paper"
     dataset: str = "cifar10"
+    image_size: int | None = None
     images_per_class: int | None = None
     pairs: tuple[tuple[str, str], ...] = TABLE_2_PAIRS
     shares: tuple[float, ...] = (0.05, 0.10)
     seed: int = 0
     trials: int = 3
-    pattern: Literal["pixel", "X", "L", "random", "hand_made"] = "random"
+    pattern: Literal["pixel", "X", "L", "random", "paper"] = "paper"
     position: tuple[int, int] | None = None
     colour: tuple[int, ...] | None = None
     placement: Placement = "added"
@@ -166,6 +168,9 @@ class Poisoned:
 
 def units(config: SpectralConfig) -> list[Json]:
     """One trial for each pair, share and seed."""
+    for name, values in (("pairs", config.pairs), ("shares", config.shares)):
+        if len(set(values)) < len(values):
+            raise PoisonkitError(f"{name} names something twice: {list(values)}")
     return [
         {"source": source, "target": target, "share": share, "seed": config.seed + number}
         for source, target in config.pairs
@@ -176,10 +181,15 @@ def units(config: SpectralConfig) -> list[Json]:
 
 def poisoned_data(config: SpectralConfig, unit: Json, context: Context) -> Poisoned:
     """Load the data set, draw the trigger, and poison the training images."""
-    train = context.load(config.dataset, "train")
+    train = context.load(config.dataset, "train", image_size=config.image_size)
     if config.images_per_class is not None:
         train = train.first_per_class(config.images_per_class)
-    test = context.load(config.dataset, "test")
+    test = context.load(config.dataset, "test", image_size=config.image_size)
+    if test.image_size != train.image_size:
+        raise PoisonkitError(
+            f"{train.name}: training images are {train.image_size}, test images "
+            f"{test.image_size} pixels high and wide; set image_size to resize them all"
+        )
     trigger = _trigger(config, unit, train)
     poison = craft(
         train,
@@ -206,17 +216,16 @@ def poisoned_data(config: SpectralConfig, unit: Json, context: Context) -> Poiso
 
 
 def _trigger(config: SpectralConfig, unit: Json, train: ImageSet) -> Trigger:
-    if config.pattern == "hand_made":
-        pair = (unit["source"], unit["target"])
-        if pair not in HAND_MADE:
-            raise unknown("pair with a hand-made backdoor", pair, HAND_MADE)
+    pair = (unit["source"], unit["target"])
+    if config.pattern == "paper" and pair in HAND_MADE:
         trigger = HAND_MADE[pair]
     else:
+        # Every pair draws its own triggers, or one unlucky colour would spoil them all.
         trigger = random_trigger(
             image_size=train.image_size,
             channels=train.channels,
-            seed=unit["seed"],
-            pattern=config.pattern,
+            seed=unit["seed"] + 1_000_003 * config.pairs.index(pair),
+            pattern="random" if config.pattern == "paper" else config.pattern,
         )
     if config.position is not None:
         trigger = replace(trigger, position=config.position)
@@ -257,10 +266,20 @@ def filter_images(config: SpectralConfig, representation: Tensor, data: Poisoned
 def check_request(config: SpectralConfig, data: Poisoned) -> None:
     """Refuse before any training what could not be done after it.
 
-    The layer must exist, and the filter must accept its settings; how many images
-    it is to remove depends on no feature, so any will do to ask it.
+    The layer must exist, the network take the images, and the filter accept its
+    settings; how many images it is to remove depends on no feature, so any will do.
     """
-    create(config.model, like=data.train, seed=0).module_at(config.tap)
+    network = create(config.model, like=data.train, seed=0).eval()
+    network.module_at(config.tap)
+    try:
+        with torch.no_grad():
+            network(next(batches(data.train.x[:2])))
+    except RuntimeError as error:
+        size = data.train.image_size
+        raise PoisonkitError(
+            f"{config.model} cannot take images of {size} pixels ({error}); set image_size"
+        ) from error
+    Sampler(data.train, config.recipe, seed=0)
     generator = torch.Generator().manual_seed(0)
     stand_in = torch.rand(len(data.train), 2, generator=generator).to(data.train.device)
     filter_images(config, stand_in, data)

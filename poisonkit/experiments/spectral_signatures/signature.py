@@ -15,12 +15,13 @@ from poisonkit.experiments.spectral_signatures.setting import (
     RELEASED,
     SMALL,
     SpectralConfig,
+    check_request,
     is_captured,
     poisoned_data,
     train_on,
     units,
 )
-from poisonkit.models import create, features
+from poisonkit.models import features
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 
@@ -53,7 +54,7 @@ def signature_trial(
     """Measure Figure 1's six quantities on the poisoned label, and take Figure 2's images."""
     cost = Cost()
     data = poisoned_data(config, unit, context)
-    create(config.model, like=data.train, seed=0).module_at(config.tap)  # else an error, now
+    check_request(config, data)
     model = train_on(config, data.train, unit["seed"], context, cost, "poisoned")
     own = data.train.y == data.target
     images, mask = data.train.x[own], data.mask[own]
@@ -83,7 +84,7 @@ def signature_trial(
         "triggered_images": data.triggered[shown],
         "triggered_predictions": triggered[shown],
     }
-    return {**numbers, "cost": cost.by_part()}, arrays
+    return {**numbers, "cost": cost.as_json()}, arrays
 
 
 def signature_summary(config: SpectralConfig, trials: Sequence[Json]) -> Json:
@@ -112,7 +113,7 @@ SIGNATURE = Experiment(
     profiles={
         "quick": {**QUICK, "trials": 3},
         "small": {**SMALL, "trials": 3},
-        "paper": {"pairs": tuple(HAND_MADE), "shares": (0.10,), "pattern": "hand_made"},
+        "paper": {"pairs": tuple(HAND_MADE), "shares": (0.10,)},
     },
     variants={"paper": {}, "released": RELEASED},
     units=units,
