@@ -17,11 +17,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from poisonkit.checkpoint import Epoch, restore, save
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 
@@ -82,15 +81,6 @@ class Recipe:
             share = (progress - self.warmup) / (1 - self.warmup)
             return rate * 0.5 * (1 + math.cos(math.pi * share))
         return rate
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Mean loss and accuracy on the (augmented) training images, and the time it took."""
-
-    loss: float
-    accuracy: float
-    seconds: float
 
 
 class Sampler:
@@ -155,7 +145,8 @@ def fit(
     model : on the same device as ``images``; takes images in [0, 1].
     seed : of order, augmentation and dropout (the initial weights are the model's own).
     checkpoint : safetensors file that holds the state every ``checkpoint_every``
-        epochs; if it exists the training goes on from there. The caller removes it.
+        epochs; if it exists the training goes on from there, unless it belongs to
+        another recipe or seed, which is an error. The caller removes it.
     on_epoch : called after each epoch with its number (from 0) and its result.
     progress : show a progress bar.
 
@@ -173,7 +164,8 @@ def fit(
     model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe)
     sampler = Sampler(images, recipe, seed=seed)
-    history = _restore(checkpoint, model, optimizer)
+    run = json.dumps({"seed": seed, **asdict(recipe)})
+    history = restore(checkpoint, model, optimizer, run)
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
     total = recipe.epochs * sampler.steps
     bar = tqdm(
@@ -214,7 +206,7 @@ def fit(
             history.append(result)
             bar.set_postfix(loss=f"{result.loss:.3f}", accuracy=f"{result.accuracy:.1%}")
             if checkpoint and (number + 1) % checkpoint_every == 0:
-                _store(checkpoint, model, optimizer, history)
+                save(checkpoint, model, optimizer, history, run)
             if on_epoch:
                 on_epoch(number, result)
     model.eval()
@@ -258,39 +250,3 @@ def _reproducible(device: torch.device) -> Iterator[None]:
         ),
     ):
         yield
-
-
-def _store(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[Epoch]
-) -> None:
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if value is not None:
-                tensors[f"optimizer.{index}.{key}"] = value
-    tensors = {key: value.contiguous() for key, value in tensors.items()}
-    history_text = json.dumps([asdict(epoch) for epoch in history])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"history": history_text})
-    partial.replace(path)
-
-
-def _restore(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
-    if path is None or not path.exists():
-        return []
-    with safe_open(path, framework="pt") as file:
-        history = [Epoch(**epoch) for epoch in json.loads(file.metadata()["history"])]
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    prefix = "model."
-    model.load_state_dict(
-        {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
-    )
-    saved = optimizer.state_dict()
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**saved, "state": state})
-    return history

@@ -8,7 +8,7 @@ import torch
 
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, PROFILES
-from poisonkit.experiments.running import Context
+from poisonkit.experiments.networks import Context
 from poisonkit.experiments.settings import as_json
 from poisonkit.experiments.spectral_signatures.setting import check_request, poisoned_data
 from poisonkit.images import ImageSet

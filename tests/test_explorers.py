@@ -84,3 +84,15 @@ def test_a_trigger_across_the_border_is_a_sentence(config: Any, drawn: list[Any]
     control(box, "Poison and train").click()
     assert "outside images of 16 x 16" in status(box)
     assert not control(box, "Poison and train").disabled
+
+
+def test_beyond_quick_nothing_trains_before_the_button_is_pressed(
+    config: Any, drawn: list[Any]
+) -> None:
+    from dataclasses import replace
+
+    box = explorers.removal_explorer(replace(config, profile="small"), device="cpu")
+    assert status(box) == ""
+    assert not drawn
+    control(box, "Poison and train").click()
+    assert "poisoned images" in status(box)

@@ -7,17 +7,19 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from poisonkit.data import load
+from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
-from poisonkit.experiments.running import Context, Cost, trained_network
-from poisonkit.models import features
+from poisonkit.experiments.networks import Context, Cost, trained_network
+from poisonkit.models import create, features
 from poisonkit.store import Store, read_record
-from poisonkit.training import Recipe
+from poisonkit.training import Recipe, fit
 
 pytestmark = pytest.mark.slow
 REMOVAL = EXPERIMENTS["spectral_signatures/removal"]
@@ -115,3 +117,13 @@ def test_a_network_from_the_store_computes_to_the_last_bit_what_the_trained_one_
         found.append(features(network, images.x, "hidden"))
     assert len(networks(store.cache)) == 1
     assert torch.equal(*found)
+
+
+def test_a_checkpoint_of_another_recipe_or_seed_is_refused(tmp_path, make_images):
+    images, path = make_images(40), tmp_path / "checkpoint.safetensors"
+    recipe = Recipe(epochs=2, batch_size=16, crop_padding=1)
+    fit(create("resnet8", like=images, seed=0), images, recipe, seed=0, checkpoint=path)
+    for other, seed in ((replace(recipe, learning_rate=0.01), 0), (recipe, 1)):
+        network = create("resnet8", like=images, seed=0)
+        with pytest.raises(PoisonkitError, match="another recipe or seed"):
+            fit(network, images, other, seed=seed, checkpoint=path)

@@ -1,6 +1,5 @@
 """How any experiment is configured, cut into independent trials, run and recorded."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,32 +11,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from poisonkit import provenance, training
-from poisonkit.data import load
+from poisonkit import provenance
 from poisonkit.devices import choose_device, name_of, peak_memory_mib
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.experiments.networks import Context
 from poisonkit.experiments.settings import as_json, with_options
-from poisonkit.images import ImageSet
-from poisonkit.models import Classifier, create
-from poisonkit.store import Artefact, Json, Record, Store, default_store
-from poisonkit.training import Recipe, fit
+from poisonkit.store import Json, Record, Store, default_store
 
 PROFILES = ("quick", "small", "paper")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a trial needs besides its configuration; it can be sent to another process."""
-
-    store: Store
-    device: str = "auto"
-    data_root: Path | None = None
-    progress: bool = False
-
-    def load(self, name: str, split: str, **options: Any) -> ImageSet:
-        return load(
-            name, split=split, root=self.data_root, device=choose_device(self.device), **options
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,80 +193,3 @@ def _machine(context: Context) -> Json:
         "threads": torch.get_num_threads(),
         "peak_memory_mib": peak_memory_mib(device),
     }
-
-
-class Cost:
-    """Counts the seconds of a trial, each shared network once however often it is asked for.
-
-    A trained network may come from the store, in this trial or in a run before
-    this one; what counts is the time its training took.
-    """
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited = 0.0
-        self._networks: dict[str, float] = {}
-        self._commits: set[str] = set()
-
-    def count(self, network: Artefact, waited: float) -> None:
-        self._networks[network.key] = network.seconds
-        self._commits.add(network.origin["commit"])
-        self._waited += waited
-
-    def as_json(self) -> Json:
-        """Return the seconds of each network by its key and of everything else, and commits."""
-        rest = time.perf_counter() - self._start - self._waited
-        return {"seconds": self._networks | {"": rest}, "commits": sorted(self._commits)}
-
-
-def trained_network(
-    context: Context,
-    images: ImageSet,
-    recipe: Recipe,
-    *,
-    model: str,
-    seed: int,
-    label: str,
-    cost: Cost,
-    standardise: str = "data",
-    **options: int,
-) -> Classifier:
-    """Return a network trained on ``images``, in eval mode.
-
-    Trained networks are artefacts: whoever asks for the same one gets it from the
-    store, and training goes on from its last checkpoint after a kill.
-    """
-    network = create(model, like=images, seed=seed, standardise=standardise, **options)
-    spec = {
-        "training": training.VERSION,
-        "model": model,
-        "options": options,
-        "standardise": standardise,
-        "recipe": as_json(recipe),
-        "seed": seed,
-        "data": images.checksum,
-        "device": images.device.type,
-    }
-
-    def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
-        history = fit(
-            network,
-            images,
-            recipe,
-            seed=seed,
-            checkpoint=scratch / "checkpoint.safetensors",
-            progress=context.progress,
-            label=label,
-        )
-        numbers = {
-            "loss": [epoch.loss for epoch in history],
-            "accuracy": [epoch.accuracy for epoch in history],
-            "seconds": sum(epoch.seconds for epoch in history),
-        }
-        return numbers, dict(network.state_dict())
-
-    start = time.perf_counter()
-    artefact = context.store.artefact("networks", spec, train)
-    cost.count(artefact, time.perf_counter() - start)
-    network.load_state_dict(artefact.tensors)
-    return network.eval()

@@ -1,5 +1,6 @@
 """Explorers of the Spectral Signatures chapter: the trigger, and the filter's threshold."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from poisonkit.defenses.spectral import outlier_scores
 from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
-from poisonkit.experiments.running import Context, Cost
+from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.settings import with_options
 from poisonkit.experiments.spectral_signatures.setting import (
     Poisoned,
@@ -79,8 +80,8 @@ def removal_explorer(
 ) -> widgets.VBox:
     """Train on a backdoor of one's choice, then move layer and threshold over the scores.
 
-    Training runs at the configuration's scale when the button is pressed; layer
-    and threshold answer at once.
+    Training runs at the configuration's scale when the button is pressed (at ``quick``
+    also once at the start); layer and threshold answer at once.
     """
     context = Context(store=default_store(), device=str(choose_device(device)), data_root=data_root)
     images = context.load(config.dataset, "train")
@@ -122,7 +123,8 @@ def removal_explorer(
         own = data.train.y == data.target
         try:
             found = features(trained[0].model, data.train.x[own], layer.value, pool=config.pool)
-            cached["scores"], cached["poisoned"] = outlier_scores(found).cpu(), data.mask[own].cpu()
+            cached["scores"] = outlier_scores(found, centred=config.centred).cpu()
+            cached["poisoned"] = data.mask[own].cpu()
         except PoisonkitError as error:
             status.value = f"<b>{error}</b>"
             return
@@ -130,15 +132,18 @@ def removal_explorer(
 
     def draw(_: object = None) -> None:
         if cached:
-            removed = round(factor.value * int(cached["poisoned"].sum()))
+            removed = math.ceil(factor.value * int(cached["poisoned"].sum()))
             removed = min(removed, len(cached["scores"]) - 1)
-            figure = threshold_figure(cached["scores"], cached["poisoned"], removed=removed)
+            figure = threshold_figure(
+                cached["scores"], cached["poisoned"], removed=removed, centred=config.centred
+            )
             _replace(output, figure)
 
     button.on_click(train)
     layer.observe(score, names="value")
     factor.observe(draw, names="value")
-    train()
+    if config.profile == "quick":
+        train()
     return widgets.VBox(
         [
             widgets.HBox([pattern, row, column]),

@@ -112,7 +112,7 @@ def scale(record: Record) -> str:
     """Return in one sentence what of the paper's setting a record's profile changes."""
     experiment = EXPERIMENTS[record.experiment]
     changed = experiment.profiles[record.profile]
-    if not changed:
-        return "The paper's setting, nothing changed."
+    if record.profile == "paper":
+        return "The paper's setting."
     listed = ", ".join(f"{name} = {value}" for name, value in changed.items())
     return f"Changed from the paper's setting: {listed}."

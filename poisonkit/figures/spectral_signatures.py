@@ -1,5 +1,6 @@
 """The figures and tables of the Spectral Signatures chapter."""
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -222,19 +223,23 @@ def _poisoned_bars(row: Json, own: list[Json], paper: tuple[float, ...] | None) 
         )
 
 
-def threshold_figure(scores: Tensor, poisoned: Tensor, *, removed: int) -> Figure:
+def threshold_figure(
+    scores: Tensor, poisoned: Tensor, *, removed: int, centred: bool = True
+) -> Figure:
     """Draw the outlier scores of a label with the threshold that removes the ``removed`` highest.
 
-    The horizontal axis is the square root of the score, the distance from the mean
-    along the top singular vector.
+    The horizontal axis is the distance along the top singular vector: of centred
+    scores the square root, from the mean; of the released code's uncentred ones the
+    score itself, from the origin.
     """
-    distance = scores.clamp_min(0).sqrt()
+    distance = scores.clamp_min(0).sqrt() if centred else scores
+    label = QUANTITIES["top"] if centred else "distance from the origin along the top vector"
     ordered = distance.sort(descending=True).values
     gone = torch.zeros(len(scores), dtype=torch.bool)
     gone[scores.argsort(descending=True, stable=True)[:removed]] = True
     mask = poisoned.bool()
     figure, [[axis]] = panels(1, 1, size=(7.5, 3.6))
-    two_histograms(axis, distance, mask, label=QUANTITIES["top"])
+    two_histograms(axis, distance, mask, label=label)
     if 0 < removed < len(scores):
         threshold = float(ordered[removed - 1 : removed + 1].mean())
         axis.axvline(threshold, color="black", linestyle="--")
@@ -255,7 +260,8 @@ def threshold_slider(record: Record, trial: int | None = None, *, steps: int = 1
     frames = []
     for number in range(steps):
         factor = 3 * number / (steps - 1)
-        removed = min(round(factor * int(mask.sum())), len(scores) - 1)
-        figure = threshold_figure(scores, mask, removed=removed)
+        removed = min(math.ceil(factor * int(mask.sum())), len(scores) - 1)
+        centred = bool(record.config["centred"])
+        figure = threshold_figure(scores, mask, removed=removed, centred=centred)
         frames.append((f"{factor:.2f} epsilon = {removed} images", figure))
     return slider(frames, label="Images removed", start=(steps - 1) // 2)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from poisonkit.evaluation import evaluate
-from poisonkit.experiments.running import Context, Cost, Experiment
+from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.spectral_signatures.setting import (
     QUICK,
     RELEASED,

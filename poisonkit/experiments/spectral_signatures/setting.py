@@ -16,7 +16,7 @@ from poisonkit.defenses.spectral import (
 )
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import predict
-from poisonkit.experiments.running import Context, Cost, trained_network
+from poisonkit.experiments.networks import Context, Cost, trained_network
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create
 from poisonkit.statistics import wilson
@@ -293,7 +293,7 @@ def hits(model: Classifier, data: Poisoned) -> int:
 def is_captured(successes: int, total: int) -> bool:
     """Whether the Wilson interval of the poisoned accuracy reaches the paper's 90 %.
 
-    This reads "approximately 90 %" so that it agrees with all that the paper says
-    of its own table: 89.8 % and 88.8 % of 1,000 count, 83.3 % does not.
+    This reads "approximately 90 %" so that, of 1,000 images, 89.8 % counts and 83.3 %
+    does not, as the paper has it; the limit is 88.2 %.
     """
     return wilson(successes, total)[1] >= CAPTURED

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from poisonkit.defenses.spectral import top_singular_vectors
 from poisonkit.evaluation import evaluate, predict
-from poisonkit.experiments.running import Context, Cost, Experiment
+from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.spectral_signatures.setting import (
     HAND_MADE,
     QUICK,

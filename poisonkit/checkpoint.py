@@ -1,0 +1,66 @@
+"""The state of a training between two epochs, as one safetensors file."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn, optim
+
+from poisonkit.errors import PoisonkitError
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean loss and accuracy on the (augmented) training images, and the time it took."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    history: list[Epoch],
+    run: str,
+) -> None:
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{key}"] = value
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    history_text = json.dumps([asdict(epoch) for epoch in history])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"history": history_text, "run": run})
+    partial.replace(path)
+
+
+def restore(
+    path: Path | None, model: nn.Module, optimizer: optim.Optimizer, run: str
+) -> list[Epoch]:
+    if path is None or not path.exists():
+        return []
+    with safe_open(path, framework="pt") as file:
+        if file.metadata()["run"] != run:
+            raise PoisonkitError(
+                f"{path} is a checkpoint of another recipe or seed; remove it or name another file"
+            )
+        history = [Epoch(**epoch) for epoch in json.loads(file.metadata()["history"])]
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    prefix = "model."
+    model.load_state_dict(
+        {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    )
+    saved = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**saved, "state": state})
+    return history

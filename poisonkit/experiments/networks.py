@@ -1,0 +1,109 @@
+"""What trials share: where they find data, trained networks, and what these cost."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from poisonkit import training
+from poisonkit.data import load
+from poisonkit.devices import choose_device
+from poisonkit.experiments.settings import as_json
+from poisonkit.images import ImageSet
+from poisonkit.models import Classifier, create
+from poisonkit.store import Artefact, Json, Store
+from poisonkit.training import Recipe, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a trial needs besides its configuration; it can be sent to another process."""
+
+    store: Store
+    device: str = "auto"
+    data_root: Path | None = None
+    progress: bool = False
+
+    def load(self, name: str, split: str, **options: Any) -> ImageSet:
+        return load(
+            name, split=split, root=self.data_root, device=choose_device(self.device), **options
+        )
+
+
+class Cost:
+    """Counts the seconds of a trial, each shared network once however often it is asked for.
+
+    A trained network may come from the store, in this trial or in a run before
+    this one; what counts is the time its training took.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._networks: dict[str, float] = {}
+        self._commits: set[str] = set()
+
+    def count(self, network: Artefact, waited: float) -> None:
+        self._networks[network.key] = network.seconds
+        self._commits.add(network.origin["commit"])
+        self._waited += waited
+
+    def as_json(self) -> Json:
+        """Return the seconds of each network by its key and of everything else, and commits."""
+        rest = time.perf_counter() - self._start - self._waited
+        return {"seconds": self._networks | {"": rest}, "commits": sorted(self._commits)}
+
+
+def trained_network(
+    context: Context,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    model: str,
+    seed: int,
+    label: str,
+    cost: Cost,
+    standardise: str = "data",
+    **options: int,
+) -> Classifier:
+    """Return a network trained on ``images``, in eval mode.
+
+    Trained networks are artefacts: whoever asks for the same one gets it from the
+    store, and training goes on from its last checkpoint after a kill.
+    """
+    network = create(model, like=images, seed=seed, standardise=standardise, **options)
+    spec = {
+        "training": training.VERSION,
+        "model": model,
+        "options": options,
+        "standardise": standardise,
+        "recipe": as_json(recipe),
+        "seed": seed,
+        "data": images.checksum,
+        "device": images.device.type,
+    }
+
+    def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
+        history = fit(
+            network,
+            images,
+            recipe,
+            seed=seed,
+            checkpoint=scratch / "checkpoint.safetensors",
+            progress=context.progress,
+            label=label,
+        )
+        numbers = {
+            "loss": [epoch.loss for epoch in history],
+            "accuracy": [epoch.accuracy for epoch in history],
+            "seconds": sum(epoch.seconds for epoch in history),
+        }
+        return numbers, dict(network.state_dict())
+
+    start = time.perf_counter()
+    artefact = context.store.artefact("networks", spec, train)
+    cost.count(artefact, time.perf_counter() - start)
+    network.load_state_dict(artefact.tensors)
+    return network.eval()
