@@ -23,7 +23,6 @@ __all__ = [
     "BookError",
     "BookFailure",
     "build",
-    "check_parameters",
     "declared_parameters",
     "execute",
     "find_root",
@@ -71,14 +70,6 @@ def notebooks(root: Path, chapters: Sequence[str] = ()) -> list[Path]:
     if not chapters:
         found.update(below.glob("*.ipynb"))
     return sorted(found, key=order)
-
-
-def check_parameters(notebook: Path, parameters: Mapping[str, object]) -> None:
-    """Raise `BookError` if the notebook does not declare one of the `parameters`.
-
-    papermill itself only warns, and then runs the notebook without the value having any effect.
-    """
-    check_names(parameters, declared_parameters(notebook), where=notebook.name)
 
 
 def use_cache(folder: str | Path | None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -151,12 +152,15 @@ class Poison:
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             raise PoisonError(f"{folder} is not empty; give a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        # Under another name until it is whole.
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         entries = []
         for index, image in enumerate(self.images.cpu()):
             array = image.permute(1, 2, 0).numpy()
             name = f"{index:05d}.png"
-            Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(folder / name)
+            Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(partial / name)
             entries.append(
                 {
                     "file": name,
@@ -173,9 +177,11 @@ class Poison:
             "source": self.source,
             "images": entries,
         }
-        path = folder / MANIFEST
-        path.write_text(json.dumps(manifest, indent=1) + "\n")
-        return path
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+        return folder / MANIFEST
 
 
 def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Poison:

@@ -77,9 +77,7 @@ def test_unknown_chapter_is_refused_with_the_known_ones(root: Path) -> None:
 
 
 def test_unknown_parameter_is_refused_with_the_known_ones(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(book.BookError, match=r"no parameter sed; there are: name, profile, seed"):
-        book.check_parameters(root / "notebooks/first/later.ipynb", {"sed": 1})
-    with pytest.raises(book.BookError, match="no parameter sed"):
+    with pytest.raises(book.BookError, match=r"no parameter sed; there are: .*profile, seed"):
         book.execute(
             root, tmp_path / "out", parameters={"sed": 1, "interactive": False}, progress=False
         )

@@ -136,6 +136,22 @@ def test_the_removal_table_puts_the_papers_row_below_ours(records: dict[str, Rec
     assert "89.80 %" in html
 
 
+def test_every_run_is_shown_with_its_trigger(records: dict[str, Record]) -> None:
+    record = records["spectral_signatures/removal"]
+    html = spectral_signatures.runs_table(record).to_html()
+    assert html.count("X at (13, 2), colour 255") == len(record.metrics["trials"])
+
+
+def test_the_table_of_scale_names_just_what_differs_from_the_paper(
+    records: dict[str, Record],
+) -> None:
+    html = common.scale(records["spectral_signatures/removal"]).to_html()
+    for differs in ("dataset", "digits", "cifar10", "recipe.epochs", "4 → 9"):
+        assert differs in html
+    for same in ("centred", "recipe.momentum", "profile"):
+        assert f">{same}<" not in html
+
+
 def test_the_removal_figure_names_axes_and_units(records: dict[str, Record]) -> None:
     figure = spectral_signatures.removal_figure(records["spectral_signatures/removal"])
     labels = [axis.get_ylabel() for axis in figure.axes]

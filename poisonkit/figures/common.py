@@ -7,8 +7,9 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from poisonkit.experiments import EXPERIMENTS
+from poisonkit.experiments.settings import as_json, options_of
 from poisonkit.scorecard import JUDGED_PROFILES, Judgement, judge_all, records_of
-from poisonkit.store import Record, Store, default_store
+from poisonkit.store import Json, Record, Store, default_store
 
 VERDICT_MARKS = {"reproduced": "✔", "partly": "◐", "not": "✘", "not attempted": "–"}
 
@@ -50,13 +51,18 @@ def origin(records: Sequence[Record]) -> Styler:
             "Peak memory": f"{record.provenance['peak_memory_mib'] / 1024:.1f} GiB",
             "Versions": f"poisonkit {record.provenance['poisonkit']}, "
             f"torch {record.provenance['torch']}, Python {record.provenance['python']}",
-            "Commit": str(record.provenance["commit"])[:12],
+            "Commit": _short(record.provenance["commit"]),
             "Made": record.provenance["created"],
         }
         for record in records
     }
     table = pd.DataFrame(columns)
     return plain(table.reset_index(names=""))
+
+
+def _short(commits: str) -> str:
+    """Shorten the names of commits; a plus sign after one says that files differed from it."""
+    return ", ".join(name[:8] + name[40:] for name in commits.split(", "))
 
 
 def verdicts(experiment: str) -> Styler:
@@ -108,11 +114,26 @@ def scorecard(paper: str) -> Styler:
     return plain(pd.DataFrame(rows))
 
 
-def scale(record: Record) -> str:
-    """Return in one sentence what of the paper's setting a record's profile changes."""
+def scale(record: Record) -> Styler:
+    """Return what a record changes of the paper's setting, beside the paper's own value."""
     experiment = EXPERIMENTS[record.experiment]
-    changed = experiment.profiles[record.profile]
-    if record.profile == "paper":
-        return "The paper's setting."
-    listed = ", ".join(f"{name} = {value}" for name, value in changed.items())
-    return f"Changed from the paper's setting: {listed}."
+    options = options_of(experiment.config)
+    ours, paper = record.config, as_json(experiment.configure(profile="paper"))
+    rows = [
+        {"Parameter": name, f"Here, at {record.profile}": found, "Paper": stated}
+        for name in options
+        if name not in ("profile", "variant")
+        if (found := _show(ours, name)) != (stated := _show(paper, name))
+    ]
+    return plain(pd.DataFrame(rows or [{"Parameter": "nothing is changed"}]))
+
+
+def _show(config: Json, name: str) -> str:
+    """Return the value of an option as a text that fits a table."""
+    value: object = config
+    for part in name.split("."):
+        assert isinstance(value, dict)
+        value = value[part]
+    if isinstance(value, list):
+        return ", ".join(" → ".join(v) if isinstance(v, list) else str(v) for v in value)
+    return "not set" if value is None else str(value)

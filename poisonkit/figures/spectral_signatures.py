@@ -161,6 +161,28 @@ def removal_table(record: Record) -> Styler:
     return plain(pd.DataFrame(rows))
 
 
+def runs_table(record: Record) -> Styler:
+    """Return every run of Table 2's rows with its trigger."""
+    rows = []
+    for trial in record.metrics["trials"]:
+        drawn, total = trial["trigger"], trial["triggered_images"]
+        rates = {moment: f"{100 * trial[f'hits_{moment}'] / total:.1f} %" for moment in _MOMENTS}
+        rows.append(
+            {
+                "Backdoor": f"{trial['source']} → {trial['target']}, {trial['share']:.0%}",
+                "Seed": trial["seed"],
+                "Trigger": f"{drawn['pattern']} at {tuple(drawn['position'])}, "
+                f"colour {', '.join(map(str, drawn['colour']))}",
+                "Captured": "yes" if trial["captured"] else "no",
+                "Poisoned 1": rates["before"],
+                "Poisons left": f"{trial['poisons_left']} of {trial['poisons']}",
+                "Poisoned 2": rates["after"],
+                "Clean-trained, poisoned": rates["clean"],
+            }
+        )
+    return plain(pd.DataFrame(rows))
+
+
 def _spread(row: Json, moment: str) -> str:
     deviation = row[f"natural_{moment}_deviation"]
     spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
