@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
@@ -45,13 +45,17 @@ def restore(
 ) -> list[Epoch]:
     if path is None or not path.exists():
         return []
-    with safe_open(path, framework="pt") as file:
-        if file.metadata()["run"] != run:
-            raise PoisonkitError(
-                f"{path} is a checkpoint of another recipe or seed; remove it or name another file"
-            )
-        history = [Epoch(**epoch) for epoch in json.loads(file.metadata()["history"])]
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise PoisonkitError(f"checkpoint {path} is damaged ({error}); remove it") from error
+    if metadata["run"] != run:
+        raise PoisonkitError(
+            f"{path} is a checkpoint of another recipe or seed; remove it or name another file"
+        )
+    history = [Epoch(**epoch) for epoch in json.loads(metadata["history"])]
     prefix = "model."
     model.load_state_dict(
         {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}

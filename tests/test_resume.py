@@ -127,3 +127,11 @@ def test_a_checkpoint_of_another_recipe_or_seed_is_refused(tmp_path, make_images
         network = create("resnet8", like=images, seed=0)
         with pytest.raises(PoisonkitError, match="another recipe or seed"):
             fit(network, images, other, seed=seed, checkpoint=path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, make_images):
+    images, path = make_images(40), tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"")
+    network = create("resnet8", like=images, seed=0)
+    with pytest.raises(PoisonkitError, match=r"checkpoint\.safetensors is damaged"):
+        fit(network, images, Recipe(epochs=1), seed=0, checkpoint=path)
