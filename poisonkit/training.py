@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.checkpoint import Epoch, restore, save
+from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 
@@ -66,9 +67,19 @@ class Recipe:
             known = get_args(type(self).__annotations__[name])
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_padding", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("crop_padding", 0),
+            ("weight_decay", 0),
+        ):
             if getattr(self, name) < least:
                 raise PoisonkitError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise PoisonkitError(f"learning_rate must be positive, not {self.learning_rate}")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise PoisonkitError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate after a share ``progress`` (0..1) of the training."""
@@ -245,8 +256,6 @@ def _reproducible(device: torch.device) -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     with (
         torch.random.fork_rng(devices=devices),
-        torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ),
+        repeatable_kernels(),
     ):
         yield

@@ -144,3 +144,19 @@ def test_a_sampler_leaves_the_images_as_they_are(make_images):
     before = images.x.clone()
     epoch_of(images, replace(PLAIN, crop_padding=2, flip=True))
     assert torch.equal(images.x, before)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be positive, not 0.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive, not -1.0"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
+        ({"warmup": -0.1}, r"warmup must lie in \[0, 1\), not -0.1"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, not -0.1"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+    ],
+)
+def test_a_recipe_that_cannot_train_is_refused(option, message):
+    with pytest.raises(PoisonkitError, match=message):
+        Recipe(**option)

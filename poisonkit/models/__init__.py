@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models.resnet import SmallImageResNet
@@ -149,11 +150,15 @@ def tapped(model: Classifier, tap: str) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every part of a model in eval mode, and afterwards back in the mode it was in."""
+    """Put every part of a model in eval mode, and afterwards back in the mode it was in.
+
+    Meanwhile CUDA computes the same features for the same images, to the last bit.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with repeatable_kernels():
+            yield
     finally:
         for module, training in modes:
             module.training = training
