@@ -47,7 +47,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; \
 		exit 1; }
-	@echo "Installing into .venv (once; some 6 GB on Linux, most of it PyTorch with CUDA; 3 to 10 minutes)..."
+	@echo "Installing into .venv (once; some 6 GB on Linux, most of it PyTorch with CUDA; takes some minutes)..."
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@$(PIP_INSTALL) --editable ".[book,dev]"
 	@touch $@

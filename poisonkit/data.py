@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from poisonkit.errors import DataError, unknown
@@ -201,7 +202,6 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
 
 
 def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int | None) -> ImageSet:
-    from PIL import Image
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     if not classes:
@@ -221,7 +221,7 @@ def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int 
             except (OSError, SyntaxError, ValueError) as error:
                 raise DataError(f"{name}: {path} cannot be read as an image ({error})") from error
             if image_size:
-                image = _centre_square(image, image_size)
+                image = ImageOps.fit(image, (image_size, image_size))
             x.append(np.asarray(image))
             y.append(label)
             if x[-1].shape != x[0].shape:
@@ -235,10 +235,3 @@ def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int 
         class_names=classes,
         name=name,
     )
-
-
-def _centre_square(image, side: int):  # type: ignore[no-untyped-def]
-    """Resize the shorter side to ``side`` pixels and cut the centre out."""
-    from PIL import ImageOps
-
-    return ImageOps.fit(image, (side, side))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from poisonkit.errors import PoisonError, unknown
@@ -147,8 +148,6 @@ class Poison:
         The folder must be empty or new. PNG is lossless, so :func:`load_poison`
         gives back the same bytes.
         """
-        from PIL import Image
-
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             raise PoisonError(f"{folder} is not empty; give a new folder")
@@ -213,8 +212,6 @@ def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Po
 
 
 def _read_image(folder: Path, entry: dict[str, Any]) -> Tensor:
-    from PIL import Image
-
     file = folder / Path(entry["file"]).name
     try:
         with Image.open(file) as opened:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from poisonkit.claims import EXHIBITS, Exhibit, Outcome, Verdict
 from poisonkit.experiments import EXPERIMENTS
+from poisonkit.experiments.settings import as_json
 from poisonkit.store import Json, Record, Store, default_store
 
 #: Only these profiles are run on the papers' data; the larger one counts.
@@ -49,9 +50,7 @@ class Judgement:
 def judge(exhibit: Exhibit, store: Store) -> Judgement:
     """Judge an exhibit by the record of the largest profile that covers it."""
     if exhibit.experiment is not None and exhibit.judge is not None:
-        experiment = EXPERIMENTS[exhibit.experiment]
         for record in records_of(exhibit.experiment, store, profiles=JUDGED_PROFILES):
-            assert record.version == experiment.version
             if outcome := exhibit.judge(record):
                 return Judgement(exhibit_of=exhibit, outcome=outcome, record=record)
     return Judgement(exhibit_of=exhibit, outcome=None, record=None)
@@ -61,8 +60,6 @@ def records_of(
     experiment: str, store: Store, *, profiles: Sequence[str] = JUDGED_PROFILES
 ) -> list[Record]:
     """Return the records of an experiment's unchanged profiles, as far as they exist."""
-    from poisonkit.experiments.settings import as_json
-
     chosen = EXPERIMENTS[experiment]
     found = [
         store.find(experiment, chosen.version, as_json(chosen.configure(profile=profile)))

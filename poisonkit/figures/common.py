@@ -115,12 +115,12 @@ def scorecard(paper: str) -> Styler:
 
 
 def scale(record: Record) -> Styler:
-    """Return what a record changes of the paper's setting, beside the paper's own value."""
+    """Return what a record changes of the ``paper`` profile, beside that profile's value."""
     experiment = EXPERIMENTS[record.experiment]
     options = options_of(experiment.config)
     ours, paper = record.config, as_json(experiment.configure(profile="paper"))
     rows = [
-        {"Parameter": name, f"Here, at {record.profile}": found, "Paper": stated}
+        {"Parameter": name, f"Here, at {record.profile}": found, "At paper": stated}
         for name in options
         if name not in ("profile", "variant")
         if (found := _show(ours, name)) != (stated := _show(paper, name))

@@ -213,9 +213,8 @@ def removal_figure(record: Record) -> Figure:
 
 
 def _natural_bars(row: Json, own: list[Json], paper: tuple[float, ...] | None) -> Iterator[Bar]:
-    reported = (
-        dict(zip(_MOMENTS, (paper[0], paper[3], CLEAN_ACCURACY), strict=True)) if paper else {}
-    )
+    values = (paper[0], paper[3], CLEAN_ACCURACY) if paper else ()
+    reported = dict(zip(_MOMENTS, values, strict=False))
     for moment, (label, colour) in _MOMENTS.items():
         height, deviation = row[f"natural_{moment}"], row[f"natural_{moment}_deviation"]
         yield Bar(

@@ -49,6 +49,8 @@ Placement = Literal["added", "replaced"]
 class SpectralConfig:
     """What both experiments have in common; the defaults are the paper's.
 
+    Where the paper's text is silent, as on the training, they are the released code's.
+
     Attributes
     ----------
     images_per_class : train on the first so many images of each class; None is all.

@@ -112,8 +112,8 @@ SIGNATURE = Experiment(
     version=1,
     config=SpectralConfig,
     profiles={
-        "quick": {**QUICK, "trials": 3},
-        "small": {**SMALL, "trials": 3},
+        "quick": QUICK,
+        "small": SMALL,
         "paper": {"pairs": tuple(HAND_MADE), "shares": (0.10,)},
     },
     variants={"paper": {}, "released": RELEASED},
