@@ -5,7 +5,7 @@ a data set is one tensor of images and one of labels, and batches are slices.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -92,6 +92,24 @@ class ImageSet:
     def select(self, rows: Tensor) -> "ImageSet":
         """Return the given rows (indices or mask) as a data set of their own."""
         return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def merge(self, class_names: Sequence[str], *, into: str) -> "ImageSet":
+        """Make several classes one, which takes the place of the first of them.
+
+        The other classes keep their order; the images stay as they are.
+        """
+        if len(set(class_names)) < 2:
+            raise DataError(f"merging takes at least two classes, not {list(class_names)}")
+        joined = sorted(self.label_of(name) for name in class_names)
+        kept = [label for label in range(self.classes) if label not in joined[1:]]
+        names = tuple(into if label == joined[0] else self.class_names[label] for label in kept)
+        if len(set(names)) < len(names):
+            raise DataError(f"{self.name}: there is a class {into!r} already")
+        new = torch.tensor(
+            [kept.index(joined[0] if k in joined else k) for k in range(self.classes)],
+            device=self.device,
+        )
+        return replace(self, y=new[self.y], class_names=names)
 
     def first_per_class(self, count: int, *, skip: int = 0) -> "ImageSet":
         """Keep, of each class, ``count`` images in official order after the first ``skip``.

@@ -32,17 +32,21 @@ class Judgement:
     def verdict(self) -> Verdict:
         return self.outcome.verdict if self.outcome else "not attempted"
 
+    @property
+    def _in_percent(self) -> bool:
+        return self.exhibit_of.unit == "rate"
+
     def show_reported(self) -> str:
         reported = self.exhibit_of.reported
         if reported is None:
             return "(picture)" if self.exhibit_of.experiment else "-"
-        return f"{100 * reported:.1f} %"
+        return f"{100 * reported:.1f} %" if self._in_percent else f"{reported:.3f}"
 
     def show_measured(self) -> str:
         if self.outcome is None:
             return "-"
         low, high = self.outcome.interval
-        if self.exhibit_of.reported is None:
+        if not self._in_percent:
             return f"{self.outcome.measured:.3f} [{low:.3f}, {high:.3f}]"
         return f"{100 * self.outcome.measured:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 

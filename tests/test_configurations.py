@@ -10,7 +10,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, PROFILES
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.settings import as_json
-from poisonkit.experiments.spectral_signatures.setting import check_request, poisoned_data
+from poisonkit.experiments.spectral_signatures.steps import check_request, poisoned_data
 from poisonkit.images import ImageSet
 
 REMOVAL = EXPERIMENTS["spectral_signatures/removal"]

@@ -176,7 +176,7 @@ def _own_data(config: Any, context: Context) -> Json:
     They become part of the configuration, so that other images under the same path
     are another record.
     """
-    if not config.dataset.startswith(("folder:", "imagenet2")):
+    if not getattr(config, "dataset", "").startswith(("folder:", "imagenet2")):
         return {}
     size = config.image_size
     return {

@@ -16,9 +16,9 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.settings import with_options
-from poisonkit.experiments.spectral_signatures.setting import (
+from poisonkit.experiments.spectral_signatures.setting import SpectralConfig
+from poisonkit.experiments.spectral_signatures.steps import (
     Poisoned,
-    SpectralConfig,
     hits,
     poisoned_data,
     train_on,

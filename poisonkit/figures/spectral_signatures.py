@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from poisonkit.attacks.backdoor import PATTERNS, Trigger
-from poisonkit.claims import CLEAN_ACCURACY, TABLE_2, VIEWS
+from poisonkit.claims.spectral_signatures import CLEAN_ACCURACY, TABLE_2, VIEWS
 from poisonkit.figures.common import plain
 from poisonkit.plots import COLOURS, Bar, Slider, bars, panels, show_images, slider, two_histograms
 from poisonkit.store import Json, Record

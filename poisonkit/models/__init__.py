@@ -15,7 +15,8 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models.resnet import SmallImageResNet
-from poisonkit.models.small import SmallConvNet
+from poisonkit.models.small import CompactConvNet, SmallConvNet
+from poisonkit.models.vgg import CONFIGURATIONS, SmallImageVGG
 
 
 def _resnet(units: int, preactivation: bool) -> Callable[..., nn.Module]:
@@ -29,10 +30,22 @@ def _resnet(units: int, preactivation: bool) -> Callable[..., nn.Module]:
     return build
 
 
+def _vgg(configuration: str) -> Callable[..., nn.Module]:
+    def build(
+        *, classes: int, channels: int, image_size: tuple[int, int], **options: int
+    ) -> nn.Module:
+        return SmallImageVGG(
+            configuration=configuration, classes=classes, channels=channels, **options
+        )
+
+    return build
+
+
 #: Name to factory; a factory takes ``classes``, ``channels``, ``image_size`` and,
 #: where it can be made narrower or wider, ``width``.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallConvNet,
+    "compact_cnn": CompactConvNet,
     "resnet8": _resnet(1, preactivation=False),
     "resnet14": _resnet(2, preactivation=False),
     "resnet20": _resnet(3, preactivation=False),
@@ -41,6 +54,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "preact_resnet14": _resnet(2, preactivation=True),
     "preact_resnet20": _resnet(3, preactivation=True),
     "preact_resnet32": _resnet(5, preactivation=True),
+    **{name: _vgg(name) for name in CONFIGURATIONS},
 }
 
 

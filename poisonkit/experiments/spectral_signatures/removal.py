@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from poisonkit.evaluation import evaluate
-from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.spectral_signatures.setting import (
-    QUICK,
-    RELEASED,
-    SMALL,
+    PROFILES,
+    VARIANTS,
     SpectralConfig,
-    check_request,
+    units,
+)
+from poisonkit.experiments.spectral_signatures.steps import (
+    begin,
     filter_images,
     hits,
     is_captured,
-    poisoned_data,
     train_on,
-    units,
 )
 from poisonkit.models import features
 from poisonkit.statistics import mean_and_deviation, wilson
@@ -29,9 +29,7 @@ def removal_trial(
     config: SpectralConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
     """Train, filter, train again; and once on clean data for reference (Table 2)."""
-    cost = Cost()
-    data = poisoned_data(config, unit, context)
-    check_request(config, data)
+    data, cost = begin(config, unit, context)
     seed, total = unit["seed"], len(data.triggered)
     before = train_on(config, data.train, seed, context, cost, "poisoned")
     representation = features(before, data.train.x, config.tap, pool=config.pool)
@@ -62,38 +60,42 @@ def removal_trial(
 
 def removal_summary(config: SpectralConfig, trials: Sequence[Json]) -> Json:
     """Means over the seeds of each pair and share, and pooled rates with intervals."""
-    rows = []
-    for source, target in config.pairs:
-        for share in config.shares:
-            own = [
-                trial
-                for trial in trials
-                if (trial["source"], trial["target"], trial["share"]) == (source, target, share)
-            ]
-            row: Json = {"source": source, "target": target, "share": share, "runs": len(own)}
-            row["captured"] = sum(trial["captured"] for trial in own)
-            total = sum(trial["triggered_images"] for trial in own)
-            for moment in ("before", "after", "clean"):
-                successes = sum(trial[f"hits_{moment}"] for trial in own)
-                row[f"poisoned_{moment}"] = successes / total
-                row[f"poisoned_{moment}_interval"] = list(wilson(successes, total))
-                mean, deviation = mean_and_deviation([t[f"natural_{moment}"] for t in own])
-                row[f"natural_{moment}"] = mean
-                row[f"natural_{moment}_deviation"] = deviation
-            left, spread = mean_and_deviation([trial["poisons_left"] for trial in own])
-            row |= {"poisons_left": left, "poisons_left_deviation": spread}
-            row["poisons"] = own[0]["poisons"]
-            rows.append(row)
-    return {"rows": rows}
+    return {"rows": rows_of(trials)}
+
+
+def rows_of(
+    trials: Sequence[Json], keys: Sequence[str] = ("source", "target", "share")
+) -> list[Json]:
+    """Summarise the trials that agree in ``keys``, in the order in which they first appear."""
+    groups: dict[tuple[object, ...], list[Json]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(trial[key] for key in keys), []).append(trial)
+    return [dict(zip(keys, names, strict=True)) | _row(own) for names, own in groups.items()]
+
+
+def _row(own: Sequence[Json]) -> Json:
+    total = sum(trial["triggered_images"] for trial in own)
+    row: Json = {"runs": len(own), "captured": sum(trial["captured"] for trial in own)}
+    for moment in ("before", "after", "clean"):
+        successes = sum(trial[f"hits_{moment}"] for trial in own)
+        row[f"poisoned_{moment}"] = successes / total
+        row[f"poisoned_{moment}_interval"] = list(wilson(successes, total))
+        mean, deviation = mean_and_deviation([trial[f"natural_{moment}"] for trial in own])
+        row[f"natural_{moment}"] = mean
+        row[f"natural_{moment}_deviation"] = deviation
+    left, spread = mean_and_deviation([trial["poisons_left"] for trial in own])
+    row |= {"poisons_left": left, "poisons_left_deviation": spread}
+    row["poisons"] = own[0]["poisons"]
+    return row
 
 
 REMOVAL = Experiment(
     name="spectral_signatures/removal",
     summary="Table 2: accuracy before and after the filter, and poisons left",
-    version=1,
+    version=2,
     config=SpectralConfig,
-    profiles={"quick": QUICK, "small": SMALL, "paper": {}},
-    variants={"paper": {}, "released": RELEASED},
+    profiles=PROFILES,
+    variants=VARIANTS,
     units=units,
     trial=removal_trial,
     summarise=removal_summary,

@@ -1,4 +1,4 @@
-"""Figures 1 and 2: what separates the poisoned images of a label from its clean ones."""
+"""Figures 1 and 2, Table 1: what separates a label's poisoned images from its clean ones."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,17 @@ from torch import Tensor
 
 from poisonkit.defenses.spectral import top_singular_vectors
 from poisonkit.evaluation import evaluate, predict
-from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.spectral_signatures.setting import (
     HAND_MADE,
     QUICK,
-    RELEASED,
     SMALL,
+    VARIANTS,
     SpectralConfig,
-    check_request,
-    is_captured,
-    poisoned_data,
-    train_on,
     units,
 )
+from poisonkit.experiments.spectral_signatures.steps import begin, is_captured, train_on
 from poisonkit.models import features
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
@@ -49,17 +46,31 @@ def views(images: Tensor, representation: Tensor, *, seed: int) -> dict[str, Ten
     return found
 
 
+def statistics(representation: Tensor, poisoned: Tensor) -> Json:
+    """Return Table 1's numbers for one label: without its poisoned images, and with them.
+
+    ``norm`` is the length of the mean representation, ``singular_values`` the three
+    largest of the centred matrix, ``shift`` the distance between the two means.
+    """
+    found: Json = {}
+    means = []
+    for name, part in (("clean", representation[~poisoned]), ("all", representation)):
+        means.append(part.mean(0))
+        values, _ = top_singular_vectors(part - means[-1], count=3)
+        found[name] = {"norm": float(means[-1].norm()), "singular_values": values.tolist()}
+    return found | {"shift": float((means[1] - means[0]).norm())}
+
+
 def signature_trial(
     config: SpectralConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
-    """Measure Figure 1's six quantities on the poisoned label, and take Figure 2's images."""
-    cost = Cost()
-    data = poisoned_data(config, unit, context)
-    check_request(config, data)
+    """Measure Figure 1's quantities and Table 1's on the poisoned label; take Figure 2's images."""
+    data, cost = begin(config, unit, context)
     model = train_on(config, data.train, unit["seed"], context, cost, "poisoned")
     own = data.train.y == data.target
     images, mask = data.train.x[own], data.mask[own]
-    seen = views(images, features(model, images, config.tap, pool=config.pool), seed=unit["seed"])
+    representation = features(model, images, config.tap, pool=config.pool)
+    seen = views(images, representation, seed=unit["seed"])
     natural, triggered = predict(model, data.source_test.x), predict(model, data.triggered)
     fooled = (natural == data.source_test.y) & (triggered == data.target)
     # Images on which the backdoor works come first, as in the paper's figure.
@@ -75,6 +86,7 @@ def signature_trial(
             name: float(roc_auc_score(mask.cpu().numpy(), values.cpu().numpy()))
             for name, values in seen.items()
         },
+        "statistics": statistics(representation, mask),
         "class_names": list(data.test.class_names),
     }
     arrays = {
@@ -106,17 +118,14 @@ def _spread(trials: Sequence[Json], view: str) -> tuple[float, float | None, flo
     return *mean_and_deviation(values), min(values)
 
 
+_PAIRS: dict[str, object] = {"pairs": tuple(HAND_MADE), "shares": (0.10,)}
 SIGNATURE = Experiment(
     name="spectral_signatures/signature",
-    summary="Figures 1 and 2: what separates poisoned from clean images of a label",
-    version=1,
+    summary="Figures 1 and 2, Table 1: what separates poisoned from clean images of a label",
+    version=2,
     config=SpectralConfig,
-    profiles={
-        "quick": QUICK,
-        "small": SMALL,
-        "paper": {"pairs": tuple(HAND_MADE), "shares": (0.10,)},
-    },
-    variants={"paper": {}, "released": RELEASED},
+    profiles={"quick": QUICK, "small": {**SMALL, **_PAIRS}, "paper": _PAIRS},
+    variants=VARIANTS,
     units=units,
     trial=signature_trial,
     summarise=signature_summary,

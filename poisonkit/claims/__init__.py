@@ -1,0 +1,48 @@
+"""What the papers report, and the rule by which each of our results is judged.
+
+Every rule is stated here, beside the paper's number, before a record is made.
+Rates are shares (0..1). Records count only if they were made at the unchanged
+``small`` or ``paper`` profile, on the paper's data.
+"""
+
+from poisonkit.claims import spectral_signatures
+from poisonkit.claims.base import Exhibit, Outcome, Verdict
+from poisonkit.store import Json
+
+__all__ = ["EXHIBITS", "Exhibit", "Outcome", "Verdict"]
+
+
+def _not_attempted(paper: str, claims: Json) -> list[Exhibit]:
+    return [Exhibit(paper=paper, exhibit=name, claim=claim) for name, claim in claims.items()]
+
+
+EXHIBITS: tuple[Exhibit, ...] = (
+    *spectral_signatures.EXHIBITS,
+    *_not_attempted(
+        "Deep Confuse",
+        {
+            "Table 1": "training on bounded noise leaves almost no accuracy on clean data",
+            "Table 2": "the noise alone predicts the label",
+            "Figure 4": "the damage sets in above epsilon = 0.15 on MNIST",
+            "Figure 5": "the damage grows with the share of adversarial data",
+            "Figures 6 and 7": "the noise transfers to other classifiers",
+            "Figure 10": "the label-specific noise turns each class into the next",
+        },
+    ),
+    *_not_attempted(
+        "MetaPoison",
+        {
+            "Figure 3": "unrolled crafting changes the target's label after training from scratch",
+            "Figure 5": "the poisons survive other training settings and small budgets",
+            "Figure 6": "features of the target move towards the poison class in late layers",
+        },
+    ),
+    *_not_attempted(
+        "Convex Polytope",
+        {
+            "Figure 5": "Convex Polytope transfers to unseen networks better than collision",
+            "Figure 6": "it works without any overlap of the training sets",
+            "Figure 7": "several layers are needed when the victim is trained end to end",
+        },
+    ),
+)
