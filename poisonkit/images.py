@@ -100,7 +100,7 @@ class ImageSet:
         """
         if len(set(class_names)) < 2:
             raise DataError(f"merging takes at least two classes, not {list(class_names)}")
-        joined = sorted(self.label_of(name) for name in class_names)
+        joined = sorted({self.label_of(name) for name in class_names})
         kept = [label for label in range(self.classes) if label not in joined[1:]]
         names = tuple(into if label == joined[0] else self.class_names[label] for label in kept)
         if len(set(names)) < len(names):

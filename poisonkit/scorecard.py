@@ -38,8 +38,10 @@ class Judgement:
 
     def show_reported(self) -> str:
         reported = self.exhibit_of.reported
+        if reported is None and self.exhibit_of.experiment:
+            return "(picture)" if self.exhibit.startswith("Figure") else "(not at hand)"
         if reported is None:
-            return "(picture)" if self.exhibit_of.experiment else "-"
+            return "-"
         return f"{100 * reported:.1f} %" if self._in_percent else f"{reported:.3f}"
 
     def show_measured(self) -> str:

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from poisonkit.experiments import networks
 from poisonkit.images import ImageSet
 from poisonkit.store import Store
 
@@ -53,6 +56,33 @@ def make_images() -> Callable[..., ImageSet]:
         return ImageSet(x=x, y=y, class_names=names, name="random images")
 
     return make
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every training of a network a failure of the test."""
+
+    def fit(*_: object, **__: object) -> None:
+        raise AssertionError("a network was trained")
+
+    monkeypatch.setattr(networks, "fit", fit)
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ImageSet]]:
+    """Collect the data that experiments load, and check afterwards that nothing changed them."""
+    load, loaded, checksums = networks.load, list[ImageSet](), list[str]()
+
+    def watched(*arguments: Any, **options: Any) -> ImageSet:
+        images = load(*arguments, **options)
+        loaded.append(images)
+        checksums.append(images.checksum)
+        return images
+
+    monkeypatch.setattr(networks, "load", watched)
+    yield loaded
+    # A copy computes its checksum anew.
+    assert [replace(images).checksum for images in loaded] == checksums
 
 
 @pytest.fixture(scope="session")

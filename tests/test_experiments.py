@@ -9,7 +9,7 @@ import torch
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
-from poisonkit.experiments.spectral_signatures.setting import is_captured
+from poisonkit.experiments.spectral_signatures.steps import is_captured
 from poisonkit.statistics import wilson
 
 REMOVAL = EXPERIMENTS["spectral_signatures/removal"]
@@ -124,6 +124,11 @@ def test_a_signature_record_holds_six_views_and_images_with_both_predictions(sto
         above = (values[bad][:, None] > values[~bad]).double().mean()
         ties = (values[bad][:, None] == values[~bad]).double().mean()
         assert found == pytest.approx(float(above + ties / 2))
+    # The squared distances along the top singular vector sum to its singular value's square.
+    top = arrays["0.representation.top"].double()
+    found = trial["statistics"]["all"]["singular_values"]
+    assert found[0] == pytest.approx(float(top.norm()), rel=1e-4)
+    assert found == sorted(found, reverse=True)
     natural, triggered = arrays["0.natural_images"], arrays["0.triggered_images"]
     assert natural.shape == triggered.shape == (4, 1, 16, 16)
     changed = (natural != triggered).any(1).sum((1, 2))

@@ -17,9 +17,12 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
     folder = tmp_path_factory.mktemp("store")
     store = Store(frozen=None, cache=folder)
     options = {"trials": 2, "recipe.epochs": 2, "tap": "hidden"}
+    chosen = (EXPERIMENTS[f"spectral_signatures/{name}"] for name in ("signature", "removal"))
     return {
-        name: run(experiment, experiment.configure(profile="quick", **options), store=store)
-        for name, experiment in EXPERIMENTS.items()
+        experiment.name: run(
+            experiment, experiment.configure(profile="quick", **options), store=store
+        )
+        for experiment in chosen
     }
 
 
@@ -154,5 +157,9 @@ def test_the_table_of_scale_names_just_what_differs_from_the_paper(
 
 def test_the_removal_figure_names_axes_and_units(records: dict[str, Record]) -> None:
     figure = spectral_signatures.removal_figure(records["spectral_signatures/removal"])
-    labels = [axis.get_ylabel() for axis in figure.axes]
-    assert labels == ["natural accuracy (%)", "poisoned accuracy (%)"]
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == [
+        "poisoned accuracy (%)",
+        "poisons left (% of epsilon)",
+        "natural accuracy (%)",
+    ]

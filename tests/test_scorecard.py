@@ -41,6 +41,8 @@ def removal(*, before: int, after: int, clean: int, captured: bool = True) -> Js
         "target": "bird",
         "share": 0.10,
         "triggered_images": 1000,
+        "poisons": 500,
+        "poisons_left": 0,
         "hits_before": before,
         "hits_after": after,
         "hits_clean": clean,
@@ -162,12 +164,17 @@ def test_every_exhibit_has_a_claim_and_every_judged_one_a_rule_and_an_experiment
 
 
 def test_reported_rates_are_those_of_table_2() -> None:
-    for exhibit in EXHIBITS:
-        if exhibit.exhibit.startswith("Table 2:") and exhibit.paper == "Spectral Signatures":
-            pair, share = exhibit.exhibit.removeprefix("Table 2: ").split(", ")
-            source, target = pair.split(" to ")
-            row = TABLE_2[source, target, float(share.removesuffix("%")) / 100]
-            assert exhibit.reported == pytest.approx(row[4] / 100)
+    rows = {
+        exhibit.exhibit.removeprefix("Table 2: "): exhibit.reported
+        for exhibit in EXHIBITS
+        if exhibit.paper == "Spectral Signatures" and exhibit.exhibit.startswith("Table 2: ")
+    }
+    left = rows.pop("poisons left")
+    assert len(rows) == len(TABLE_2) == 16
+    for (source, target, share), numbers in TABLE_2.items():
+        assert rows[f"{source} to {target}, {share:.0%}"] == pytest.approx(numbers[4] / 100)
+    # Without the two rows that did not capture the backdoor: 28 of 6 x 250 + 8 x 500.
+    assert left == pytest.approx(28 / 5500, abs=1e-4)
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ class Experiment:
         and tensors. Among the numbers are ``data_checksum`` and ``cost`` (see
         :class:`Cost`), which go to the record's provenance.
     summarise : the record's metrics, from the configuration and the trials' numbers.
+    check : raises what a trial would raise before its first training, see :func:`run`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Experiment:
     units: Callable[[Any], Sequence[Json]]
     trial: Callable[[Any, Json, Context], tuple[Json, dict[str, Tensor]]]
     summarise: Callable[[Any, Sequence[Json]], Json]
+    check: Callable[[Any, Json, Context], object] | None = None
 
     def configure(
         self, /, *, profile: str = "paper", variant: str = "paper", **options: object
@@ -111,6 +113,10 @@ def run(
     units = list(experiment.units(config))
     if not units:
         raise PoisonkitError(f"{experiment.name}: this configuration has no trials to run")
+    if experiment.check:
+        # A mistake that only the last trial would meet shall not cost all the others.
+        for unit in units:
+            experiment.check(config, unit, context)
     work = partial(_one_trial, experiment, config, settings, context)
     results = executor.map(work, units) if executor else map(work, units)
     described = f"{experiment.name} [{config.profile}]"

@@ -4,7 +4,7 @@ import ast
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, Literal, Union
 
@@ -111,6 +111,13 @@ def describe(hint: Any) -> str:
     return {types.NoneType: "none", float: "a number", int: "a whole number", str: "a text"}.get(
         hint, getattr(hint, "__name__", str(hint))
     )
+
+
+def refuse_repeats(**options: Sequence[object]) -> None:
+    """Refuse an option that names a value twice: its trials would count as independent runs."""
+    for name, values in options.items():
+        if len(set(values)) < len(values):
+            raise PoisonkitError(f"{name} names something twice: {list(values)}")
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from string import ascii_uppercase
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -45,7 +48,7 @@ def origin(records: Sequence[Record]) -> Styler:
     columns = {
         f"{record.profile} profile": {
             "Record": record.path.name,
-            "Data": f"{record.config['dataset']}, {record.provenance['data_checksum'][:12]}",
+            "Data": _data(record),
             "Device": f"{record.provenance['device']}, {record.provenance['threads']} threads",
             "Time": f"{record.provenance['seconds'] / 60:.1f} minutes",
             "Peak memory": f"{record.provenance['peak_memory_mib'] / 1024:.1f} GiB",
@@ -60,13 +63,39 @@ def origin(records: Sequence[Record]) -> Styler:
     return plain(table.reset_index(names=""))
 
 
+def _data(record: Record) -> str:
+    checksum = record.provenance["data_checksum"]
+    if "dataset" not in record.config:
+        return str(checksum)
+    return f"{record.config['dataset']}, {checksum[:12]}"
+
+
 def _short(commits: str) -> str:
     """Shorten the names of commits; a plus sign after one says that files differed from it."""
     return ", ".join(name[:8] + name[40:] for name in commits.split(", "))
 
 
-def verdicts(experiment: str) -> Styler:
-    """Return the scorecard's rows that rest on one experiment, with their rules."""
+@dataclass(frozen=True)
+class Html:
+    """Something that a notebook shows as the HTML it is."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def verdicts(experiment: str) -> Html:
+    """Return the scorecard's rows that rest on one experiment, and below them their rules."""
+    judged = [
+        judgement
+        for judgement in judge_all()
+        if judgement.exhibit_of.experiment == experiment and judgement.outcome
+    ]
+    if not judged:
+        return Html("<p>There is no record to judge yet.</p>")
+    rules = list(dict.fromkeys(judgement.exhibit_of.rule for judgement in judged))
+    letters = dict(zip(rules, ascii_uppercase, strict=False))
     rows = [
         {
             "Exhibit": judgement.exhibit,
@@ -74,12 +103,15 @@ def verdicts(experiment: str) -> Styler:
             "Reported": judgement.show_reported(),
             "Measured": judgement.show_measured(),
             "Runs": judgement.outcome.n if judgement.outcome else 0,
-            "Rule": judgement.exhibit_of.rule,
+            "Profile": judgement.record.profile if judgement.record else "-",
+            "Rule": letters[judgement.exhibit_of.rule],
         }
-        for judgement in judge_all()
-        if judgement.exhibit_of.experiment == experiment and judgement.outcome
+        for judgement in judged
     ]
-    return plain(pd.DataFrame(rows or [{"Exhibit": "none: there is no record to judge yet"}]))
+    text = "".join(
+        f"<p><b>Rule {letter}</b>: {escape(rule)}.</p>" for rule, letter in letters.items()
+    )
+    return Html(plain(pd.DataFrame(rows)).to_html() + text)
 
 
 def tally(judgements: Sequence[Judgement]) -> Styler:

@@ -55,7 +55,7 @@ class CompactConvNet(nn.Module):
 
     Parameters
     ----------
-    image_size : height and width, multiples of 16.
+    image_size : height and width, even and at least 16.
     width : channels of the first stage.
     """
 

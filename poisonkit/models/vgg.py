@@ -30,7 +30,7 @@ class SmallImageVGG(nn.Module):
             if isinstance(entry, str):
                 stages.append(nn.Sequential())
                 continue
-            wide = max(1, entry * width // 64)
+            wide = -(-entry * width // 64)
             stages[-1].append(
                 nn.Sequential(
                     nn.Conv2d(channels, wide, 3, padding=1, bias=False),
@@ -43,7 +43,7 @@ class SmallImageVGG(nn.Module):
         for number, stage in enumerate(stages[:-1], start=1):
             self.add_module(f"stage{number}", stage)
         self.downsample = nn.MaxPool2d(2)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(channels, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

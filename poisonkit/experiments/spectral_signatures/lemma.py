@@ -13,6 +13,7 @@ from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
+from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 
@@ -85,13 +86,15 @@ def overlap(clean: Tensor, poisoned: Tensor) -> float:
     the parts are epsilon-spectrally separable if it is below epsilon.
     """
     values = torch.cat([clean, poisoned]).sort().values
-    above = 1 - torch.searchsorted(clean.sort().values, values, right=True) / len(clean)
-    below = torch.searchsorted(poisoned.sort().values, values) / len(poisoned)
-    return float(torch.maximum(above, below).min())
+    lost = len(clean) - torch.searchsorted(clean.sort().values, values, right=True)
+    spared = torch.searchsorted(poisoned.sort().values, values)
+    # In double precision, so that an overlap of exactly epsilon is not below it.
+    return float(torch.maximum(lost.double() / len(clean), spared.double() / len(poisoned)).min())
 
 
 def lemma_units(config: LemmaConfig) -> list[Json]:
     """One trial for each distribution, epsilon and seed."""
+    refuse_repeats(distributions=config.distributions, epsilons=config.epsilons, gaps=config.gaps)
     for name in config.distributions:
         if name not in DISTRIBUTIONS:
             raise unknown("distribution", name, DISTRIBUTIONS)
@@ -170,7 +173,7 @@ _SMALL: Mapping[str, object] = {"trials": 10, "dimensions": 64, "samples": 20_00
 LEMMA = Experiment(
     name="spectral_signatures/lemma",
     summary="Lemma 3.1: how large a gap between the means makes the parts separable",
-    version=1,
+    version=2,
     config=LemmaConfig,
     profiles={
         "quick": {"trials": 3, "dimensions": 16, "samples": 4_000, "epsilons": (0.05, 0.10, 0.20)},

@@ -11,15 +11,22 @@ from torch import Tensor
 from poisonkit.defenses.spectral import outlier_scores
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
-from poisonkit.experiments.networks import Context
+from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
+from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.experiments.spectral_signatures.setting import (
     QUICK,
     SMALL,
     SpectralConfig,
     units,
 )
-from poisonkit.experiments.spectral_signatures.steps import begin, hits, is_captured, train_on
+from poisonkit.experiments.spectral_signatures.steps import (
+    Poisoned,
+    begin,
+    hits,
+    is_captured,
+    train_on,
+)
 from poisonkit.models import features
 from poisonkit.statistics import mean_and_deviation, wilson
 from poisonkit.store import Json
@@ -57,18 +64,23 @@ def limits_units(config: LimitsConfig) -> list[Json]:
     """One trial for each shape, share and seed."""
     if not config.layers or not config.patterns:
         raise PoisonkitError("layers and patterns must name at least one each")
+    refuse_repeats(patterns=config.patterns, layers=config.layers)
     for _, pool in config.layers:
         if pool not in ("flatten", "mean"):
             raise unknown("pooling", pool, ("flatten", "mean"))
     return [{**unit, "pattern": pattern} for pattern in config.patterns for unit in units(config)]
 
 
+def _begin(config: LimitsConfig, unit: Json, context: Context) -> tuple[Poisoned, Cost]:
+    chosen = replace(config, pattern=unit["pattern"])
+    return begin(chosen, unit, context, taps=[tap for tap, _ in config.layers])
+
+
 def limits_trial(
     config: LimitsConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
     """Train once, then score the poisoned label at every layer."""
-    config = replace(config, pattern=unit["pattern"])
-    data, cost = begin(config, unit, context, taps=[tap for tap, _ in config.layers])
+    data, cost = _begin(config, unit, context)
     model = train_on(config, data.train, unit["seed"], context, cost, "poisoned")
     own = data.train.y == data.target
     images, mask = data.train.x[own], data.mask[own].cpu()
@@ -183,5 +195,6 @@ LIMITS = Experiment(
     variants={"paper": {}},
     units=limits_units,
     trial=limits_trial,
+    check=_begin,
     summarise=limits_summary,
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from poisonkit.errors import unknown
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
-from poisonkit.experiments.settings import with_options
+from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.experiments.spectral_signatures.removal import (
     removal_summary,
     removal_trial,
@@ -21,6 +21,7 @@ from poisonkit.experiments.spectral_signatures.setting import (
     SpectralConfig,
     units,
 )
+from poisonkit.experiments.spectral_signatures.steps import begin
 from poisonkit.store import Json
 
 #: The released code's way, on the classes and triggers of these experiments.
@@ -58,15 +59,17 @@ SUBPOPULATIONS = Experiment(
     variants=_VARIANTS,
     units=units,
     trial=removal_trial,
+    check=begin,
     summarise=removal_summary,
 )
 
-#: The options that go with a network. ResNet-14 is trained with crops and flips, which
-#: takes it 10 epochs to capture a backdoor; the others as the profile says.
+#: The options that go with a network; a VGG is read at its second to last convolution, as
+#: the paper reads its ResNet at the second to last unit. ResNet-14 is trained with crops
+#: and flips, which takes it 10 epochs to capture a backdoor; the others as the profile says.
 NETWORKS: Mapping[str, Mapping[str, object]] = {
     "vgg16": {"model": "vgg16", "tap": "stage5.1"},
-    "vgg11, width 16": {"model": "vgg11", "width": 16, "tap": "stage4.0"},
-    "vgg11, width 8": {"model": "vgg11", "width": 8, "tap": "stage4.0", "image_size": 32},
+    "vgg11, width 16": {"model": "vgg11", "width": 16, "tap": "stage5.0"},
+    "vgg11, width 8": {"model": "vgg11", "width": 8, "tap": "stage5.0", "image_size": 32},
     "preact_resnet14": {
         "model": "preact_resnet14",
         "tap": "group3.0",
@@ -94,6 +97,7 @@ class NetworksConfig(SpectralConfig):
 
 
 def _network_units(config: NetworksConfig) -> list[Json]:
+    refuse_repeats(networks=config.networks)
     for name in config.networks:
         if name not in NETWORKS:
             raise unknown("network", name, NETWORKS)
@@ -103,7 +107,17 @@ def _network_units(config: NetworksConfig) -> list[Json]:
 def _network_trial(
     config: NetworksConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
-    return removal_trial(with_options(config, NETWORKS[unit["network"]]), unit, context)
+    return removal_trial(_chosen(config, unit), unit, context)
+
+
+def _network_check(config: NetworksConfig, unit: Json, context: Context) -> object:
+    return begin(_chosen(config, unit), unit, context)
+
+
+def _chosen(config: NetworksConfig, unit: Json) -> NetworksConfig:
+    found = with_options(config, NETWORKS[unit["network"]])
+    assert isinstance(found, NetworksConfig)
+    return found
 
 
 def _network_summary(config: NetworksConfig, trials: Sequence[Json]) -> Json:
@@ -129,5 +143,6 @@ ARCHITECTURES = Experiment(
     variants=_VARIANTS,
     units=_network_units,
     trial=_network_trial,
+    check=_network_check,
     summarise=_network_summary,
 )

@@ -98,5 +98,6 @@ REMOVAL = Experiment(
     variants=VARIANTS,
     units=units,
     trial=removal_trial,
+    check=begin,
     summarise=removal_summary,
 )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from poisonkit.attacks.backdoor import Trigger
 from poisonkit.defenses.spectral import RELEASED_PERCENTILE, REMOVAL_FACTOR
-from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.store import Json
 from poisonkit.training import Recipe
 
@@ -139,9 +139,7 @@ VARIANTS: Mapping[str, Mapping[str, object]] = {"paper": {}, "released": RELEASE
 
 def units(config: SpectralConfig) -> list[Json]:
     """One trial for each pair, share and seed."""
-    for name, values in (("pairs", config.pairs), ("shares", config.shares)):
-        if len(set(values)) < len(values):
-            raise PoisonkitError(f"{name} names something twice: {list(values)}")
+    refuse_repeats(pairs=config.pairs, shares=config.shares)
     return [
         {"source": source, "target": target, "share": share, "seed": config.seed + number}
         for source, target in config.pairs

@@ -128,5 +128,6 @@ SIGNATURE = Experiment(
     variants=VARIANTS,
     units=units,
     trial=signature_trial,
+    check=begin,
     summarise=signature_summary,
 )

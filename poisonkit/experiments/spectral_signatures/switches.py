@@ -8,7 +8,7 @@ from torch import Tensor
 from poisonkit.errors import unknown
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
-from poisonkit.experiments.settings import with_options
+from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.experiments.spectral_signatures.removal import removal_trial, rows_of
 from poisonkit.experiments.spectral_signatures.setting import (
     QUICK,
@@ -16,6 +16,7 @@ from poisonkit.experiments.spectral_signatures.setting import (
     SpectralConfig,
     units,
 )
+from poisonkit.experiments.spectral_signatures.steps import begin
 from poisonkit.store import Json
 
 #: What each switch changes of the paper's setting; the layer of the last three is the
@@ -61,6 +62,7 @@ class SwitchesConfig(SpectralConfig):
 
 
 def _switch_units(config: SwitchesConfig) -> list[Json]:
+    refuse_repeats(switches=config.switches)
     for name in config.switches:
         if name not in SWITCHES:
             raise unknown("switch", name, SWITCHES)
@@ -70,10 +72,20 @@ def _switch_units(config: SwitchesConfig) -> list[Json]:
 def _switch_trial(
     config: SwitchesConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
+    return removal_trial(_chosen(config, unit), unit, context)
+
+
+def _switch_check(config: SwitchesConfig, unit: Json, context: Context) -> object:
+    return begin(_chosen(config, unit), unit, context)
+
+
+def _chosen(config: SwitchesConfig, unit: Json) -> SwitchesConfig:
     options = dict(SWITCHES[unit["switch"]])
     if unit["switch"] in _OTHER_LAYER:
         options["tap"] = config.other_tap
-    return removal_trial(with_options(config, options), unit, context)
+    found = with_options(config, options)
+    assert isinstance(found, SwitchesConfig)
+    return found
 
 
 def _switch_summary(config: SwitchesConfig, trials: Sequence[Json]) -> Json:
@@ -94,5 +106,6 @@ SWITCHING = Experiment(
     variants={"paper": {}},
     units=_switch_units,
     trial=_switch_trial,
+    check=_switch_check,
     summarise=_switch_summary,
 )

@@ -1,0 +1,176 @@
+"""Noise generators: networks from images to bounded noise of the same shape (Deep Confuse).
+
+The paper (section 5) gives an encoder-decoder of four 4x4 convolutions each way with
+16, 32, 64 and 128 channels for MNIST and ImageNet, and a U-Net for CIFAR-10; strides,
+padding and normalisation it does not state. The released MNIST code has another
+encoder-decoder. All end in ``epsilon * tanh``, equation 3.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.images import ImageSet
+
+
+def _down(
+    channels_in: int, channels: int, *, kernel: int, stride: int = 1, padding: int = 0
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, kernel, stride, padding),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _up(
+    channels_in: int, channels: int, *, kernel: int, stride: int, padding: int = 0
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(channels_in, channels, kernel, stride, padding),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class AutoEncoder(nn.Module):
+    """Four 4x4 convolutions of stride 2 down, four transposed ones up.
+
+    Sides that are no multiple of 16 are padded with zeros and the noise cut to size.
+    """
+
+    def __init__(self, *, channels: int, width: int = 16) -> None:
+        super().__init__()
+        widths = [channels, width, 2 * width, 4 * width, 8 * width]
+        self.encoder = nn.Sequential(
+            *(_down(a, b, kernel=4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
+        )
+        up = widths[:0:-1]
+        self.decoder = nn.Sequential(
+            *(_up(a, b, kernel=4, stride=2, padding=1) for a, b in itertools.pairwise(up)),
+            nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        rows, columns = -height % 16, -width % 16
+        top, left = rows // 2, columns // 2
+        x = F.pad(x, (left, columns - left, top, rows - top))
+        out = self.decoder(self.encoder(x))
+        return out[:, :, top : top + height, left : left + width]
+
+
+class ReleasedMnistAutoEncoder(nn.Module):
+    """The released MNIST code's encoder-decoder: 28 pixels to 2 and back."""
+
+    def __init__(self, *, channels: int, width: int = 16) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            _down(channels, width, kernel=3, stride=3, padding=1),
+            nn.MaxPool2d(2, stride=2),
+            _down(width, 4 * width, kernel=3, stride=2, padding=1),
+            nn.MaxPool2d(2, stride=1),
+        )
+        self.decoder = nn.Sequential(
+            _up(4 * width, 8 * width, kernel=3, stride=2),
+            _up(8 * width, 4 * width, kernel=5, stride=3, padding=1),
+            nn.ConvTranspose2d(4 * width, channels, 2, stride=2, padding=1),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+class UNet(nn.Module):
+    """A U-Net of four levels: double 3x3 convolutions, average pooling, bilinear upsampling."""
+
+    def __init__(self, *, channels: int, width: int = 64) -> None:
+        super().__init__()
+        widths = [channels, width, 2 * width, 4 * width, 8 * width]
+        self.down = nn.ModuleList(self._double(a, b) for a, b in itertools.pairwise(widths))
+        up = widths[:0:-1]
+        self.up = nn.ModuleList(self._double(a + b, b) for a, b in itertools.pairwise(up))
+        self.last = nn.Sequential(nn.Conv2d(width, channels, 1), nn.BatchNorm2d(channels))
+
+    @staticmethod
+    def _double(channels_in: int, channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            _down(channels_in, channels, kernel=3, padding=1),
+            _down(channels, channels, kernel=3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels: list[Tensor] = []
+        for number, block in enumerate(self.down):
+            x = block(F.avg_pool2d(x, 2) if number else x)
+            levels.append(x)
+        for block, skip in zip(self.up, reversed(levels[:-1]), strict=True):
+            x = F.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=True)
+            x = block(torch.cat([skip, x], 1))
+        return self.last(x)
+
+
+GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "autoencoder": AutoEncoder,
+    "unet": UNet,
+    "released_mnist": ReleasedMnistAutoEncoder,
+}
+
+
+class NoiseGenerator(nn.Module):
+    """``epsilon * tanh(body(x))``: noise of at most ``epsilon`` for images in [0, 1]."""
+
+    def __init__(self, body: nn.Module, *, epsilon: float) -> None:
+        super().__init__()
+        self.body = body
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [N, C, H, W] in [0, 1] to noise of the same shape."""
+        return self.epsilon * torch.tanh(self.body(x))
+
+
+def create_generator(
+    name: str, *, like: ImageSet, epsilon: float, seed: int, **options: int
+) -> NoiseGenerator:
+    """Build a freshly initialised generator for the images of a data set.
+
+    Parameters
+    ----------
+    name : a key of :data:`GENERATORS`.
+    like : the images; they set channels and size.
+    epsilon : bound of the noise on the [0, 1] scale, in (0, 1].
+    seed : of the initial weights; the caller's random state is left as it was.
+    options : passed to the factory, for instance ``width``.
+
+    Raises
+    ------
+    PoisonkitError
+        If epsilon is outside (0, 1], or the generator cannot return noise of the
+        images' shape.
+    """
+    if name not in GENERATORS:
+        raise unknown("generator", name, GENERATORS)
+    if not 0 < epsilon <= 1:
+        raise PoisonkitError(f"epsilon must lie in (0, 1], on the [0, 1] scale, not {epsilon}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        body = GENERATORS[name](channels=like.channels, **options)
+    generator = NoiseGenerator(body, epsilon=epsilon)
+    shape = (1, like.channels, *like.image_size)
+    try:
+        with torch.no_grad():
+            noise = generator.eval()(torch.zeros(shape))
+    except RuntimeError as error:
+        raise PoisonkitError(f"generator {name!r} cannot take images of {shape[1:]}") from error
+    if noise.shape != shape:
+        raise PoisonkitError(
+            f"generator {name!r} returns noise of {tuple(noise.shape[1:])}, "
+            f"the images are {shape[1:]}"
+        )
+    return generator.train().to(like.device)

@@ -1,0 +1,257 @@
+"""Deep Confuse learns by exact meta-gradients, the same way in both of its algorithms."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from poisonkit.attacks.deep_confuse import (
+    Learner,
+    Procedure,
+    add_noise,
+    check_label_map,
+    descend,
+    fit_generator,
+    meta_gradient,
+)
+from poisonkit.errors import PoisonkitError
+from poisonkit.models.generators import create_generator
+
+
+def smooth_surrogate(seed: int, *, normalised: bool = False) -> nn.Module:
+    """A small classifier without kinks, so that finite differences are meaningful."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        norm = [nn.BatchNorm2d(4, track_running_stats=False)] if normalised else []
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), *norm, nn.Tanh(), nn.Flatten(), nn.Linear(4 * 64, 3)
+        )
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(5)
+    clean = torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64)
+    noise = 0.1 * torch.randn(6, 3, 8, 8, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (6,), generator=generator)
+    return clean, add_noise(clean, noise), y, (y + 1) % 3
+
+
+def loss_after_update(model, parameters, noisy, y, clean, wanted, rate):
+    """The outer loss, written out: gradient of the inner loss, one step, loss on clean images."""
+    theta = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    inner = F.cross_entropy(functional_call(model, theta, (noisy,)), y)
+    slopes = torch.autograd.grad(inner, list(theta.values()))
+    moved = {n: v.detach() - rate * s for (n, v), s in zip(theta.items(), slopes, strict=True)}
+    return F.cross_entropy(functional_call(model, moved, (clean,)), wanted)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("label_specific", [False, True])
+def test_the_meta_gradient_is_the_slope_of_the_loss_after_the_pseudo_update(
+    batch, normalised, label_specific
+):
+    clean, noisy, y, other = batch
+    wanted = other if label_specific else y
+    model = smooth_surrogate(1, normalised=normalised).double()
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    rate = 0.5
+    loss, gradient = meta_gradient(model, parameters, noisy, y, clean, wanted, rate=rate)
+    assert loss == pytest.approx(
+        float(loss_after_update(model, parameters, noisy, y, clean, wanted, rate))
+    )
+    directions = torch.randn(5, *noisy.shape, generator=torch.Generator().manual_seed(6)).double()
+    for direction in directions:
+        step = 1e-5
+        ahead, behind = (
+            loss_after_update(
+                model, parameters, noisy + sign * step * direction, y, clean, wanted, rate
+            )
+            for sign in (1, -1)
+        )
+        slope = float(ahead - behind) / (2 * step)
+        assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5)
+
+
+def test_without_a_pseudo_update_the_noise_has_no_influence(batch):
+    clean, noisy, y, _ = batch
+    model = smooth_surrogate(1).double()
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    _, gradient = meta_gradient(model, parameters, noisy, y, clean, y, rate=0.0)
+    assert gradient.abs().max() == 0
+
+
+def test_the_meta_gradient_in_float32_agrees_with_that_in_float64(batch):
+    clean, noisy, y, _ = batch
+    model = smooth_surrogate(1)
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        parameters = {n: v.detach().to(dtype) for n, v in model.named_parameters()}
+        _, found[dtype] = meta_gradient(
+            model, parameters, noisy.to(dtype), y, clean.to(dtype), y, rate=0.1
+        )
+    difference = (found[torch.float32].double() - found[torch.float64]).abs().max()
+    assert difference < 1e-5 * found[torch.float64].abs().max()
+
+
+def test_a_descent_step_is_that_of_plain_sgd(batch):
+    clean, _, y, _ = batch
+    model = smooth_surrogate(2).double()
+    parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
+    moved, loss = descend(model, parameters, clean, y, rate=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    expected = F.cross_entropy(model(clean), y)
+    expected.backward()
+    optimizer.step()
+    assert loss == pytest.approx(expected.item())
+    for name, value in model.named_parameters():
+        assert torch.allclose(moved[name], value)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_both_algorithms_take_the_same_steps(make_images, normalised):
+    images = make_images(30, size=(16, 16), classes=3)
+    states = {}
+    for algorithm in ("memory_efficient", "stored"):
+        generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+        procedure = Procedure(
+            algorithm=algorithm, trials=2, batch_size=10, epochs_per_trial=2, generator_rate=1e-3
+        )
+        fit_generator(generator, images, procedure, surrogate=_small(images), seed=4)
+        states[algorithm] = generator.state_dict()
+    for name, value in states["stored"].items():
+        assert torch.allclose(value.double(), states["memory_efficient"][name].double(), atol=1e-5)
+
+
+def _small(images):
+    def make(seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            side = images.image_size[0] // 4
+            return nn.Sequential(
+                nn.Conv2d(images.channels, 4, 3, stride=4, padding=1),
+                nn.BatchNorm2d(4),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(4 * side * side, images.classes),
+            )
+
+    return make
+
+
+def test_a_learning_that_was_stopped_goes_on_where_it_was(make_images, tmp_path):
+    images = make_images(30, size=(16, 16), classes=3)
+    ends = []
+    for stop in (None, 2):
+        generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+        file = tmp_path / f"{stop}.safetensors"
+        whole = Procedure(trials=4, batch_size=10)
+        calls = []
+
+        def select(found, calls=calls, stop=stop):
+            calls.append(1)
+            if stop and len(calls) == stop + 1:
+                raise KeyboardInterrupt
+            return float(next(found.parameters()).detach().sum())
+
+        options = {"surrogate": _small(images), "seed": 4, "checkpoint": file, "select": select}
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                fit_generator(generator, images, whole, **options)
+            generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=9, width=2)
+        history = fit_generator(generator, images, whole, **options)
+        assert len(history) == 4
+        ends.append(generator.state_dict())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+
+
+def test_the_generator_with_the_lowest_score_is_kept(make_images):
+    images = make_images(20, size=(16, 16), classes=2)
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+    scores, seen = iter([0.5, 0.2, 0.9]), []
+
+    def select(found):
+        seen.append({name: value.clone() for name, value in found.state_dict().items()})
+        return next(scores)
+
+    history = fit_generator(
+        generator,
+        images,
+        Procedure(trials=3, batch_size=10),
+        surrogate=_small(images),
+        seed=0,
+        select=select,
+    )
+    assert [epoch.accuracy for epoch in history] == [0.5, 0.2, 0.9]
+    assert all(torch.equal(v, seen[1][name]) for name, v in generator.state_dict().items())
+
+
+def test_the_surrogate_is_trained_on_images_of_the_frozen_generator(make_images):
+    """Within a trial the surrogate's path depends on the generator as it was at its start."""
+    images = make_images(20, size=(16, 16), classes=2)
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+    learner = Learner(generator, Procedure(batch_size=10, generator_rate=1.0))
+    before = {name: value.clone() for name, value in learner.frozen.state_dict().items()}
+    seen = []
+    original = learner.frozen.forward
+
+    def spy(x):
+        state = learner.frozen.state_dict()
+        seen.append(all(torch.equal(state[name], value) for name, value in before.items()))
+        return original(x)
+
+    learner.frozen.forward = spy
+    learner.trial(_small(images)(0), images, seed=0, number=0)
+    assert seen == [True, True]
+    after = learner.frozen.state_dict()
+    assert all(torch.equal(after[n], v) for n, v in generator.state_dict().items())
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("label_specific", [False, True])
+def test_learning_raises_the_loss_that_it_shall_raise_and_lowers_the_other(
+    make_images, label_specific
+):
+    """On separable images the outer loss moves in the direction that the attacker wants."""
+    images = make_images(60, size=(16, 16), classes=3)
+    x = images.x.clone()
+    for label in range(3):
+        x[images.y == label, label] = 255
+    images = replace(images, x=x)
+    generator = create_generator("autoencoder", like=images, epsilon=0.5, seed=3, width=4)
+    procedure = Procedure(
+        trials=15,
+        batch_size=20,
+        surrogate_rate=0.1,
+        generator_rate=1e-2,
+        epochs_per_trial=2,
+        label_map=(1, 2, 0) if label_specific else None,
+    )
+    history = fit_generator(generator, images, procedure, surrogate=_small(images), seed=0)
+    early = sum(epoch.loss for epoch in history[:3])
+    late = sum(epoch.loss for epoch in history[-3:])
+    assert (late < early) if label_specific else (late > early)
+
+
+@pytest.mark.parametrize(
+    ("label_map", "message"),
+    [
+        ((1, 0), "needs 3 entries, not 2"),
+        ((1, 2, 3), "class 2 to 3"),
+        ((0, 1, 2), "every class to itself"),
+    ],
+)
+def test_a_label_map_must_be_one_on_the_classes(make_images, label_map, message):
+    images = make_images(6, classes=3)
+    with pytest.raises(PoisonkitError, match=message):
+        check_label_map(label_map, images)
+
+
+@pytest.mark.parametrize("wrong", [{"trials": 0}, {"batch_size": 0}, {"generator_rate": 0.0}])
+def test_a_procedure_that_cannot_be_run_is_refused(wrong):
+    with pytest.raises(PoisonkitError, match=next(iter(wrong))):
+        Procedure(**wrong)
