@@ -12,11 +12,10 @@ that a drift of the machine's speed touches both; medians are printed.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from poisonkit.devices import choose_device
@@ -26,17 +25,6 @@ from poisonkit.training import Recipe, fit
 
 ROUNDS = 5
 BATCH = 128
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time one call, with the device's queue empty before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def product_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:

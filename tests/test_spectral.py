@@ -118,6 +118,17 @@ def test_the_uncentred_score_can_rank_the_poisoned_images_last():
     assert set((-uncentred).topk(10).indices.tolist()) == bad
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.bfloat16])
+def test_features_of_any_kind_of_number_are_scored_in_float32(dtype):
+    features = (10 * random_features(100, 20)).clamp(0, 100).to(dtype)
+    labels = torch.arange(100) % 2
+    found = spectral_filter(features, labels, suspected=5)
+    expected = spectral_filter(features.float(), labels, suspected=5)
+    assert found.scores.dtype == torch.float32
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.keep, expected.keep)
+
+
 # Removal ------------------------------------------------------------------------------------
 
 
@@ -197,8 +208,12 @@ def as_it_is(x, y):
         (as_it_is, {"suspected": 0}, "suspected must be at least 1"),
         (as_it_is, {"suspected": 2, "factor": 0.0}, "factor positive"),
         (as_it_is, {"percentile": 100}, r"must lie in \(0, 100\), not 100"),
-        (lambda x, y: (x[:-1], y), {"suspected": 2}, "do not fit 60 labels"),
-        (lambda x, y: (x[:, 0], y), {"suspected": 2}, "do not fit 60 labels"),
+        (as_it_is, {"suspected": math.nan}, "suspected must be at least 1"),
+        (as_it_is, {"suspected": 2, "factor": math.inf}, "factor positive"),
+        (as_it_is, {"percentile": math.nan}, r"must lie in \(0, 100\), not nan"),
+        (lambda x, y: (x[:-1], y), {"suspected": 2}, r"\[59, 20\] do not fit labels of .*\[60\]"),
+        (lambda x, y: (x[:, 0], y), {"suspected": 2}, r"\[60\] do not fit labels of .*\[60\]"),
+        (lambda x, y: (x, y[:, None]), {"suspected": 2}, r"do not fit labels of shape \[60, 1\]"),
     ],
 )
 def test_impossible_requests_are_refused_and_leave_the_data_untouched(change, options, told):
@@ -208,6 +223,28 @@ def test_impossible_requests_are_refused_and_leave_the_data_untouched(change, op
         spectral_filter(features, labels, **options)
     assert torch.equal(features.nan_to_num(), before[0].nan_to_num())
     assert torch.equal(labels, before[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "told"),
+    [
+        (spoilt(59, math.nan), {"suspected": 1}, "label 1 are not finite"),
+        (lambda x, y: (x, y.index_fill(0, torch.tensor([59]), 7)), {"percentile": 85}, "7 hold 1"),
+        (as_it_is, {"suspected": 2, "only_labels": [0, 5]}, "no image has label 5"),
+    ],
+)
+def test_all_labels_are_checked_before_any_is_decomposed(change, options, told, monkeypatch):
+    monkeypatch.delattr("poisonkit.defenses.spectral.top_singular_vectors")
+    features, labels = change(random_features(60, 20), torch.arange(60) % 2)
+    with pytest.raises(PoisonkitError, match=told):
+        spectral_filter(features, labels, **options)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+@pytest.mark.parametrize("shape", [(60, 20), (3, 2)])
+def test_a_matrix_of_zeros_or_without_finite_values_has_no_top_direction(shape, value):
+    with pytest.raises(PoisonkitError, match="not finite, or all zeros"):
+        top_singular_vectors(torch.full(shape, value))
 
 
 @pytest.mark.gpu
