@@ -62,7 +62,7 @@ def removal_table(record: Record) -> Styler:
                 "Poisons left": f"{row['poisons_left']:.1f} of {row['poisons']}",
                 "Natural 2": _spread(row, "after"),
                 "Poisoned 2": _rate(row, "after"),
-                "Clean-trained, poisoned": _rate(row, "clean"),
+                "Clean-trained": _rate(row, "clean"),
             }
         )
         if paper := reported(row):
@@ -78,7 +78,7 @@ def removal_table(record: Record) -> Styler:
                     "Poisons left": f"{paper['left'] * total / 100:.1f} of {total}",
                     "Natural 2": f"{paper['natural_after']:.2f} %",
                     "Poisoned 2": f"{paper['poisoned_after']:.2f} %",
-                    "Clean-trained, poisoned": clean,
+                    "Clean-trained": clean,
                 }
             )
     return plain(pd.DataFrame(rows))
@@ -100,7 +100,7 @@ def runs_table(record: Record) -> Styler:
                 "Poisoned 1": rates["before"],
                 "Poisons left": f"{trial['poisons_left']} of {trial['poisons']}",
                 "Poisoned 2": rates["after"],
-                "Clean-trained, poisoned": rates["clean"],
+                "Clean-trained": rates["clean"],
             }
         )
     return plain(pd.DataFrame(rows))
