@@ -74,34 +74,6 @@ def show_images(axes: Axes, image: Tensor, title: str) -> None:
     axes.set_axis_off()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """One bar in percent: its height, an interval around it, single runs, the paper's value."""
-
-    label: str
-    height: float
-    interval: tuple[float, float] | None
-    runs: Sequence[float]
-    paper: float | None = None
-    colour: str = "clean"
-
-
-def bars(axes: Axes, shown: Sequence[Bar], *, ylabel: str) -> None:
-    """Draw bars with their intervals, a dot a run, and a black diamond for the paper's value."""
-    for place, bar in enumerate(shown):
-        axes.bar(place, bar.height, width=0.7, color=COLOURS[bar.colour], alpha=0.8)
-        if bar.interval is not None:
-            low, high = bar.interval
-            spread = [[max(bar.height - low, 0)], [max(high - bar.height, 0)]]
-            axes.errorbar(place, bar.height, yerr=spread, color="black", capsize=4, linewidth=1)
-        offsets = np.linspace(-0.12, 0.12, len(bar.runs)) if len(bar.runs) > 1 else [0.0]
-        axes.plot(place + np.asarray(offsets), bar.runs, "o", color="black", ms=3, alpha=0.6)
-        if bar.paper is not None:
-            axes.plot(place + 0.28, bar.paper, "D", color=COLOURS["paper"], mfc="white", ms=6)
-    axes.set_xticks(range(len(shown)), [bar.label for bar in shown])
-    axes.set(ylabel=ylabel, ylim=(0, 104))
-
-
 @dataclass(frozen=True)
 class Slider:
     """Frames behind a slider that needs no kernel and no script from elsewhere."""

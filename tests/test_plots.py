@@ -8,7 +8,7 @@ import torch
 
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.figures import common, spectral_signatures
-from poisonkit.plots import Bar, bars, panels, slider, two_histograms
+from poisonkit.plots import panels, slider, two_histograms
 from poisonkit.store import Record, Store
 
 
@@ -33,16 +33,6 @@ def test_histograms_of_each_part_sum_to_one() -> None:
     heights = [sum(patch.get_height() for patch in group) for group in axes[0, 0].containers]
     assert heights == pytest.approx([1, 1])
     assert figure.axes[0].get_xlabel() == "value"
-
-
-def test_bars_stand_at_their_values_with_every_run_and_the_papers_value_on_them() -> None:
-    _, axes = panels(1, 1, size=(3, 2))
-    shown = Bar(label="x", height=40, interval=(30, 55), runs=[35, 45], paper=50)
-    bars(axes[0, 0], [shown], ylabel="accuracy (%)")
-    assert axes[0, 0].patches[0].get_height() == 40
-    drawn = [list(line.get_ydata()) for line in axes[0, 0].lines]
-    assert [35, 45] in drawn
-    assert [50] in drawn
 
 
 def test_figure_1_has_six_views_with_names_and_the_recorded_auroc(
