@@ -1,8 +1,9 @@
-"""The state of a training between two epochs, as one safetensors file."""
+"""The state of a training between two of its parts, as one safetensors file."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -11,20 +12,11 @@ from torch import Tensor, nn, optim
 from poisonkit.errors import PoisonkitError
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """Mean loss and accuracy on the (augmented) training images, and the time it took."""
-
-    loss: float
-    accuracy: float
-    seconds: float
-
-
 def save(
     path: Path,
     model: nn.Module,
     optimizer: optim.Optimizer,
-    history: list[Epoch],
+    history: Sequence[dict[str, Any]],
     run: str,
 ) -> None:
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -33,16 +25,15 @@ def save(
             if value is not None:
                 tensors[f"optimizer.{index}.{key}"] = value
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    history_text = json.dumps([asdict(epoch) for epoch in history])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"history": history_text, "run": run})
+    save_file(tensors, partial, metadata={"history": json.dumps(history), "run": run})
     partial.replace(path)
 
 
 def restore(
     path: Path | None, model: nn.Module, optimizer: optim.Optimizer, run: str
-) -> list[Epoch]:
+) -> list[dict[str, Any]]:
     if path is None or not path.exists():
         return []
     try:
@@ -55,7 +46,7 @@ def restore(
         raise PoisonkitError(
             f"{path} is a checkpoint of another recipe or seed; remove it or name another file"
         )
-    history = [Epoch(**epoch) for epoch in json.loads(metadata["history"])]
+    history: list[dict[str, Any]] = json.loads(metadata["history"])
     prefix = "model."
     model.load_state_dict(
         {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}

@@ -9,9 +9,9 @@ run resumed from a checkpoint continues exactly where the unbroken run would be.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from poisonkit.checkpoint import Epoch, restore, save
+from poisonkit.checkpoint import restore, save
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.evaluation import evaluate
 from poisonkit.images import ImageSet
 
 #: Raised when the same recipe would give another network; trained ones are then not reused.
@@ -94,6 +95,23 @@ class Recipe:
         return rate
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What happened in one epoch.
+
+    Attributes
+    ----------
+    loss, accuracy : means over the (augmented) training images.
+    seconds : the time it took, what is watched included.
+    watched : accuracy in eval mode, after the epoch, on what was to be watched.
+    """
+
+    loss: float
+    accuracy: float
+    seconds: float
+    watched: dict[str, float] = field(default_factory=dict)
+
+
 class Sampler:
     """Batches of a data set, shuffled, cropped and mirrored, as floats in [0, 1].
 
@@ -143,6 +161,8 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
+    transform: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    watch: Mapping[str, ImageSet] | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 1,
     on_epoch: Callable[[int, Epoch], None] | None = None,
@@ -155,6 +175,9 @@ def fit(
     ----------
     model : on the same device as ``images``; takes images in [0, 1].
     seed : of order, augmentation and dropout (the initial weights are the model's own).
+    transform : makes other images of each batch, from the model as it is, the images in
+        [0, 1] and their labels; after crops and flips.
+    watch : images on which the accuracy is measured after each epoch.
     checkpoint : safetensors file that holds the state every ``checkpoint_every``
         epochs; if it exists the training goes on from there, unless it belongs to
         another recipe or seed, which is an error. The caller removes it.
@@ -176,7 +199,7 @@ def fit(
     optimizer = _optimizer(model, recipe)
     sampler = Sampler(images, recipe, seed=seed)
     run = json.dumps({"seed": seed, **asdict(recipe)})
-    history = restore(checkpoint, model, optimizer, run)
+    history = [Epoch(**done) for done in restore(checkpoint, model, optimizer, run)]
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
     total = recipe.epochs * sampler.steps
     bar = tqdm(
@@ -198,6 +221,8 @@ def fit(
                 done = number * sampler.steps + step
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate_at(done / total)
+                if transform:
+                    x = transform(model, x, y)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
                     logits = model(x)
                 loss = F.cross_entropy(logits.float(), y)
@@ -212,12 +237,13 @@ def fit(
             result = Epoch(
                 loss=float(losses.sum()) / len(images),
                 accuracy=float(correct) / len(images),
+                watched={name: evaluate(model, other) for name, other in (watch or {}).items()},
                 seconds=time.perf_counter() - start,
             )
             history.append(result)
             bar.set_postfix(loss=f"{result.loss:.3f}", accuracy=f"{result.accuracy:.1%}")
             if checkpoint and (number + 1) % checkpoint_every == 0:
-                save(checkpoint, model, optimizer, history, run)
+                save(checkpoint, model, optimizer, [asdict(done) for done in history], run)
             if on_epoch:
                 on_epoch(number, result)
     model.eval()

@@ -13,10 +13,9 @@ from poisonkit.attacks.deep_confuse import (
     Procedure,
     add_noise,
     check_label_map,
-    descend,
     fit_generator,
-    meta_gradient,
 )
+from poisonkit.attacks.unrolled import descend, meta_gradient
 from poisonkit.errors import PoisonkitError
 from poisonkit.models.generators import create_generator
 
@@ -101,14 +100,14 @@ def test_a_descent_step_is_that_of_plain_sgd(batch):
     clean, _, y, _ = batch
     model = smooth_surrogate(2).double()
     parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
-    moved, loss = descend(model, parameters, clean, y, rate=0.3)
+    loss = descend(model, parameters, clean, y, rate=0.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     expected = F.cross_entropy(model(clean), y)
     expected.backward()
     optimizer.step()
     assert loss == pytest.approx(expected.item())
     for name, value in model.named_parameters():
-        assert torch.allclose(moved[name], value)
+        assert torch.allclose(parameters[name], value)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -151,50 +150,67 @@ def test_a_learning_that_was_stopped_goes_on_where_it_was(make_images, tmp_path)
         whole = Procedure(trials=4, batch_size=10)
         calls = []
 
-        def select(found, calls=calls, stop=stop):
+        def score(found, calls=calls, stop=stop):
             calls.append(1)
             if stop and len(calls) == stop + 1:
                 raise KeyboardInterrupt
-            return float(next(found.parameters()).detach().sum())
+            total = float(next(found.parameters()).detach().sum())
+            return {"low": total, "high": -total}
 
-        options = {"surrogate": _small(images), "seed": 4, "checkpoint": file, "select": select}
+        options = {
+            "surrogate": _small(images),
+            "seed": 4,
+            "checkpoint": file,
+            "scores": ("low", "high"),
+            "score": score,
+        }
         if stop:
             with pytest.raises(KeyboardInterrupt):
                 fit_generator(generator, images, whole, **options)
             generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=9, width=2)
-        history = fit_generator(generator, images, whole, **options)
-        assert len(history) == 4
-        ends.append(generator.state_dict())
-    for name, value in ends[0].items():
-        assert torch.equal(value, ends[1][name]), name
+        learned = fit_generator(generator, images, whole, **options)
+        assert len(learned.history) == 4
+        ends.append([g.state_dict() for g in (generator, *learned.best.values())])
+    for unbroken, resumed in zip(*ends, strict=True):
+        for name, value in unbroken.items():
+            assert torch.equal(value, resumed[name]), name
 
 
-def test_the_generator_with_the_lowest_score_is_kept(make_images):
+def test_of_each_score_the_generator_with_the_lowest_is_kept(make_images):
     images = make_images(20, size=(16, 16), classes=2)
     generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
-    scores, seen = iter([0.5, 0.2, 0.9]), []
+    scores = iter([(0.5, 1.0), (0.2, 1.0), (0.9, 3.0)])
+    seen = []
 
-    def select(found):
+    def score(found):
         seen.append({name: value.clone() for name, value in found.state_dict().items()})
-        return next(scores)
+        return dict(zip(("first", "second"), next(scores), strict=True))
 
-    history = fit_generator(
+    learned = fit_generator(
         generator,
         images,
-        Procedure(trials=3, batch_size=10),
+        Procedure(trials=5, batch_size=10),
         surrogate=_small(images),
         seed=0,
-        select=select,
+        scores=("first", "second"),
+        score=score,
+        score_every=2,
     )
-    assert [epoch.accuracy for epoch in history] == [0.5, 0.2, 0.9]
-    assert all(torch.equal(v, seen[1][name]) for name, v in generator.state_dict().items())
+    # After trials 2 and 4, and after the last; of equal scores the later generator counts.
+    assert [t.scores.get("first") for t in learned.history] == [None, 0.5, None, 0.2, 0.9]
+    for name, number in (("first", 1), ("second", 1)):
+        kept = learned.best[name].state_dict()
+        assert all(torch.equal(value, seen[number][key]) for key, value in kept.items())
+    last = generator.state_dict()
+    assert all(torch.equal(value, seen[2][key]) for key, value in last.items())
 
 
 def test_the_surrogate_is_trained_on_images_of_the_frozen_generator(make_images):
     """Within a trial the surrogate's path depends on the generator as it was at its start."""
     images = make_images(20, size=(16, 16), classes=2)
     generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
-    learner = Learner(generator, Procedure(batch_size=10, generator_rate=1.0))
+    procedure = Procedure(batch_size=10, generator_rate=1.0)
+    learner = Learner(generator, _small(images)(0), procedure)
     before = {name: value.clone() for name, value in learner.frozen.state_dict().items()}
     seen = []
     original = learner.frozen.forward
@@ -231,7 +247,8 @@ def test_learning_raises_the_loss_that_it_shall_raise_and_lowers_the_other(
         epochs_per_trial=2,
         label_map=(1, 2, 0) if label_specific else None,
     )
-    history = fit_generator(generator, images, procedure, surrogate=_small(images), seed=0)
+    learned = fit_generator(generator, images, procedure, surrogate=_small(images), seed=0)
+    history = learned.history
     early = sum(epoch.loss for epoch in history[:3])
     late = sum(epoch.loss for epoch in history[-3:])
     assert (late < early) if label_specific else (late > early)

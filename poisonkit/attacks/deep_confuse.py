@@ -10,25 +10,23 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from poisonkit.checkpoint import Epoch, restore, save
+from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, use_batch_statistics
+from poisonkit.checkpoint import restore, save
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.graphs import Recorded
 from poisonkit.images import ImageSet
 from poisonkit.models.generators import NoiseGenerator
 from poisonkit.training import Recipe, Sampler
-
-Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,82 +74,41 @@ def add_noise(x: Tensor, noise: Tensor) -> Tensor:
     return (x + noise).clamp(0, 1)
 
 
-def meta_gradient(
-    surrogate: nn.Module,
-    parameters: Parameters,
-    noisy: Tensor,
-    y: Tensor,
-    clean: Tensor,
-    wanted: Tensor,
-    *,
-    rate: float,
-) -> tuple[Tensor, Tensor]:
-    """Differentiate the loss after a pseudo-update by the images of that update.
-
-    With ``theta' = theta - rate * grad L(f_theta(noisy), y)``, lines 9 and 10 of
-    Algorithm 2, this is the gradient of ``L(f_theta'(clean), wanted)`` by ``noisy``, the
-    second derivative of the inner loss included.
-
-    Parameters
-    ----------
-    parameters : theta, by the names of the surrogate's parameters; none is changed.
-    noisy, clean : float [B, C, H, W] in [0, 1].
-    y, wanted : int64 [B], labels of the inner and of the outer loss.
-
-    Returns
-    -------
-    The outer loss, and its gradient [B, C, H, W].
-    """
-    images = noisy.detach().requires_grad_()
-    theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    inner = F.cross_entropy(functional_call(surrogate, theta, (images,)), y)
-    slopes = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
-    updated = {
-        name: value.detach() - rate * slope
-        for (name, value), slope in zip(theta.items(), slopes, strict=True)
-    }
-    outer = F.cross_entropy(functional_call(surrogate, updated, (clean,)), wanted)
-    (gradient,) = torch.autograd.grad(outer, images)
-    return outer.detach(), gradient
-
-
-def descend(
-    surrogate: nn.Module, parameters: Parameters, x: Tensor, y: Tensor, *, rate: float
-) -> tuple[Parameters, Tensor]:
-    """Return the parameters after one step of gradient descent, and the loss before it."""
-    theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    loss = F.cross_entropy(functional_call(surrogate, theta, (x,)), y)
-    slopes = torch.autograd.grad(loss, list(theta.values()))
-    moved = {
-        name: value.detach() - rate * slope
-        for (name, value), slope in zip(theta.items(), slopes, strict=True)
-    }
-    return moved, loss.detach()
-
-
 class Learner:
-    """A generator in the making: its frozen copy, its optimiser, and the steps of both.
+    """A generator in the making, the surrogate at hand, and the steps of both.
 
     Attributes
     ----------
     generator : g', which learns.
     frozen : g, which makes the images that the surrogate is trained on; it follows the
         generator at the end of each trial.
+    theta : the surrogate's weights, changed in place.
     """
 
-    def __init__(self, generator: NoiseGenerator, procedure: Procedure) -> None:
-        self.generator, self.procedure = generator, procedure
+    def __init__(
+        self, generator: NoiseGenerator, surrogate: nn.Module, procedure: Procedure
+    ) -> None:
+        use_batch_statistics(surrogate)
+        self.generator, self.surrogate, self.procedure = generator, surrogate, procedure
         self.frozen = _copy_of(generator)
+        self.theta: Parameters = {n: p.detach().clone() for n, p in surrogate.named_parameters()}
+        device = next(generator.parameters()).device
+        chosen = procedure.label_map
+        self._label_map = None if chosen is None else torch.tensor(chosen, device=device)
         self.optimizer = torch.optim.Adam(
-            generator.parameters(), lr=procedure.generator_rate, amsgrad=procedure.amsgrad
+            generator.parameters(),
+            lr=procedure.generator_rate,
+            amsgrad=procedure.amsgrad,
+            capturable=device.type == "cuda",
         )
+        self._learn, self._follow = Recorded(self._one_learn), Recorded(self._one_follow)
+        self._both = Recorded(self._one_of_both)
 
     def trial(
         self, surrogate: nn.Module, images: ImageSet, *, seed: int, number: int
     ) -> tuple[float, float]:
         """Run one trial and return the mean outer loss and the surrogate's mean loss."""
-        _use_batch_statistics(surrogate)
-        parameters: Parameters = {n: p.detach() for n, p in surrogate.named_parameters()}
+        self._start_from({name: p.detach() for name, p in surrogate.named_parameters()})
         recipe = Recipe(batch_size=self.procedure.batch_size, crop_padding=0, flip=False)
         sampler = Sampler(images, recipe, seed=seed)
         epochs = self.procedure.epochs_per_trial
@@ -161,31 +118,61 @@ class Learner:
         for epoch in range(number * epochs, (number + 1) * epochs):
             for x, y in sampler.epoch(epoch):
                 if self.procedure.algorithm == "stored":
-                    stored.append((parameters, x, y))
+                    stored.append(({n: v.clone() for n, v in self.theta.items()}, x, y))
+                    inner += self._follow(x, y)
                 else:
-                    outer.append(self.learn(surrogate, parameters, x, y))
-                with torch.no_grad():
-                    noisy = add_noise(x, self.frozen(x))
-                rate = self.procedure.surrogate_rate
-                parameters, loss = descend(surrogate, parameters, noisy, y, rate=rate)
-                inner.append(loss)
-        outer += [self.learn(surrogate, *moment) for moment in stored]
+                    losses = self._both(x, y)
+                    outer.append(losses[0])
+                    inner.append(losses[1])
+        for parameters, x, y in stored:
+            self._start_from(parameters)
+            outer += self._learn(x, y)
         self.frozen.load_state_dict(self.generator.state_dict())
         return float(torch.stack(outer).mean()), float(torch.stack(inner).mean())
 
-    def learn(self, surrogate: nn.Module, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    def _start_from(self, parameters: Mapping[str, Tensor]) -> None:
+        for name, value in self.theta.items():
+            value.copy_(parameters[name])
+
+    def _one_of_both(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return *self._one_learn(x, y), *self._one_follow(x, y)
+
+    def _one_learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """Take one step of the generator (line 10 of Algorithm 2) and return the outer loss."""
         noisy = add_noise(x, self.generator(x))
-        if self.procedure.label_map is None:
-            wanted, sign = y, -1.0
-        else:
-            wanted, sign = y.new_tensor(self.procedure.label_map)[y], 1.0
+        wanted, sign = (y, -1.0) if self._label_map is None else (self._label_map[y], 1.0)
         rate = self.procedure.surrogate_rate
-        loss, gradient = meta_gradient(surrogate, parameters, noisy, y, x, wanted, rate=rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        noisy.backward(sign * gradient)
+        loss, gradient = meta_gradient(self.surrogate, self.theta, noisy, y, x, wanted, rate=rate)
+        parameters = list(self.generator.parameters())
+        slopes = torch.autograd.grad(noisy, parameters, sign * gradient)
+        for parameter, slope in zip(parameters, slopes, strict=True):
+            parameter.grad = slope
         self.optimizer.step()
-        return loss
+        return (loss,)
+
+    def _one_follow(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Take one step of the surrogate (line 8) on the frozen generator's images."""
+        with torch.no_grad():
+            noisy = add_noise(x, self.frozen(x))
+        rate = self.procedure.surrogate_rate
+        return (descend(self.surrogate, self.theta, noisy, y, rate=rate),)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What happened in a trial: the mean outer loss, the scores taken after it, the seconds."""
+
+    loss: float
+    seconds: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The course of a learning, and for each score the generator that had the lowest."""
+
+    history: list[Trial]
+    best: dict[str, NoiseGenerator]
 
 
 def fit_generator(
@@ -196,10 +183,11 @@ def fit_generator(
     surrogate: Callable[[int], nn.Module],
     seed: int,
     checkpoint: Path | None = None,
-    select: Callable[[NoiseGenerator], float] | None = None,
-    select_every: int = 1,
+    scores: Sequence[str] = (),
+    score: Callable[[NoiseGenerator], Mapping[str, float]] | None = None,
+    score_every: int = 1,
     progress: bool = False,
-) -> list[Epoch]:
+) -> Learned:
     """Learn a generator in place and return what happened in each trial.
 
     Parameters
@@ -208,14 +196,8 @@ def fit_generator(
     surrogate : makes a freshly initialised classifier for images in [0, 1] from a seed.
     checkpoint : safetensors file that holds the state after each trial; if it exists the
         learning goes on from there, unless it belongs to another procedure or seed.
-    select : scores a generator, lower is better, after every ``select_every`` trials and
-        after the last; the best one is what ``generator`` holds in the end. By default
-        that is the last one.
-
-    Returns
-    -------
-    One :class:`Epoch` a trial: the mean outer loss, the score (NaN where none was
-    taken), and the seconds.
+    scores, score : names, and what judges a generator by each of them, lower being
+        better, after every ``score_every`` trials and after the last.
 
     Raises
     ------
@@ -223,11 +205,13 @@ def fit_generator(
         If the label map is none on the data set's classes, or a loss stops being finite.
     """
     check_label_map(procedure.label_map, images)
-    learner = Learner(generator, procedure)
-    best = _copy_of(generator)
-    state = nn.ModuleDict({"generator": generator, "best": best})
-    run = json.dumps({"seed": seed, "select": select_every if select else 0, **asdict(procedure)})
-    history = restore(checkpoint, state, learner.optimizer, run)
+    learner = Learner(generator, surrogate(seed).to(images.device), procedure)
+    best = {name: _copy_of(generator) for name in scores}
+    state = nn.ModuleDict({"generator": generator, "best": nn.ModuleDict(best)})
+    run = json.dumps(
+        {"seed": seed, "scores": [*scores], "score_every": score_every, **asdict(procedure)}
+    )
+    history = [Trial(**done) for done in restore(checkpoint, state, learner.optimizer, run)]
     learner.frozen.load_state_dict(generator.state_dict())
     bar = tqdm(
         total=procedure.trials,
@@ -241,28 +225,29 @@ def fit_generator(
         for number in range(len(history), procedure.trials):
             start = time.perf_counter()
             generator.train()
-            victim = surrogate(seed + 1000 * (number + 1)).to(images.device)
-            loss, _ = learner.trial(victim, images, seed=seed, number=number)
+            fresh = surrogate(seed + 1000 * (number + 1)).to(images.device)
+            loss, _ = learner.trial(fresh, images, seed=seed, number=number)
             if not math.isfinite(loss):
                 raise PoisonkitError(
                     f"the outer loss became {loss} in trial {number}; "
                     f"try rates below {procedure.surrogate_rate} and {procedure.generator_rate}"
                 )
-            score = math.nan
-            if select and ((number + 1) % select_every == 0 or number + 1 == procedure.trials):
-                score = select(generator.eval())
-                if score <= min((e.accuracy for e in history if e.accuracy >= 0), default=score):
-                    best.load_state_dict(generator.state_dict())
+            found: dict[str, float] = {}
+            if score and ((number + 1) % score_every == 0 or number + 1 == procedure.trials):
+                found = dict(score(generator.eval()))
+                for name in scores:
+                    before = (trial.scores[name] for trial in history if trial.scores)
+                    if found[name] <= min(before, default=found[name]):
+                        best[name].load_state_dict(generator.state_dict())
             seconds = time.perf_counter() - start
-            history.append(Epoch(loss=loss, accuracy=score, seconds=seconds))
+            history.append(Trial(loss=loss, seconds=seconds, scores=found))
             if checkpoint:
-                save(checkpoint, state, learner.optimizer, history, run)
+                done = [asdict(trial) for trial in history]
+                save(checkpoint, state, learner.optimizer, done, run)
             bar.set_postfix(loss=f"{loss:.3f}")
             bar.update()
-    if select:
-        generator.load_state_dict(best.state_dict())
     generator.eval()
-    return history
+    return Learned(history=history, best=best)
 
 
 def check_label_map(label_map: Sequence[int] | None, images: ImageSet) -> None:
@@ -286,14 +271,3 @@ def check_label_map(label_map: Sequence[int] | None, images: ImageSet) -> None:
 def _copy_of(generator: NoiseGenerator) -> NoiseGenerator:
     """Return a copy in eval mode that takes part in no gradient."""
     return copy.deepcopy(generator).eval().requires_grad_(False)
-
-
-def _use_batch_statistics(surrogate: nn.Module) -> None:
-    """Normalise by the batch at hand, and write no running averages.
-
-    A surrogate is never evaluated, and the pseudo-updates would write into them.
-    """
-    surrogate.train()
-    for module in surrogate.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.track_running_stats = False

@@ -1,11 +1,12 @@
 """What trials share: where they find data, trained networks, and what these cost."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from poisonkit import training
 from poisonkit.data import load
@@ -56,6 +57,19 @@ class Cost:
         return {"seconds": self._networks | {"": rest}, "commits": sorted(self._commits)}
 
 
+@dataclass(frozen=True)
+class Transform:
+    """What is done to each batch before a network is trained on it, see :func:`fit`.
+
+    Attributes
+    ----------
+    about : everything that its result depends on besides model, images and labels.
+    """
+
+    about: Json
+    apply: Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
 def trained_network(
     context: Context,
     images: ImageSet,
@@ -68,13 +82,48 @@ def trained_network(
     standardise: str = "data",
     **options: int,
 ) -> Classifier:
-    """Return a network trained on ``images``, in eval mode.
+    """Return a network trained on ``images``, in eval mode; see :func:`training_of`."""
+    network, _ = training_of(
+        context,
+        images,
+        recipe,
+        model=model,
+        seed=seed,
+        label=label,
+        cost=cost,
+        standardise=standardise,
+        options=options,
+    )
+    return network
+
+
+def training_of(
+    context: Context,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    model: str,
+    seed: int,
+    label: str,
+    cost: Cost,
+    standardise: str = "data",
+    transform: Transform | None = None,
+    watch: Mapping[str, ImageSet] | None = None,
+    options: Mapping[str, int] | None = None,
+) -> tuple[Classifier, Json]:
+    """Return a trained network in eval mode, and the course of its training.
 
     Trained networks are artefacts: whoever asks for the same one gets it from the
     store, and training goes on from its last checkpoint after a kill.
+
+    Returns
+    -------
+    The network; ``loss`` and ``accuracy``, one number an epoch, and, for each name in
+    ``watch``, the accuracy on those images.
     """
+    options = dict(options or {})
     network = create(model, like=images, seed=seed, standardise=standardise, **options)
-    spec = {
+    spec: Json = {
         "training": training.VERSION,
         "model": model,
         "options": options,
@@ -84,6 +133,10 @@ def trained_network(
         "data": images.checksum,
         "device": images.device.type,
     }
+    if transform:
+        spec["transform"] = transform.about
+    if watch:
+        spec["watch"] = {name: other.checksum for name, other in watch.items()}
 
     def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
         history = fit(
@@ -91,6 +144,8 @@ def trained_network(
             images,
             recipe,
             seed=seed,
+            transform=transform.apply if transform else None,
+            watch=watch,
             checkpoint=scratch / "checkpoint.safetensors",
             progress=context.progress,
             label=label,
@@ -100,10 +155,12 @@ def trained_network(
             "accuracy": [epoch.accuracy for epoch in history],
             "seconds": sum(epoch.seconds for epoch in history),
         }
+        for name in watch or ():
+            numbers[name] = [epoch.watched[name] for epoch in history]
         return numbers, dict(network.state_dict())
 
     start = time.perf_counter()
     artefact = context.store.artefact("networks", spec, train)
     cost.count(artefact, time.perf_counter() - start)
     network.load_state_dict(artefact.tensors)
-    return network.eval()
+    return network.eval(), artefact.metrics

@@ -7,6 +7,7 @@ be read by the part's name (a *tap*), see :func:`features`.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +15,18 @@ from torch import Tensor, nn
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet, batches
+from poisonkit.models.deep_confuse import BottleneckVGG, FiveLayerConvNet, TwoLayerConvNet
+from poisonkit.models.published import PUBLISHED
 from poisonkit.models.resnet import SmallImageResNet
 from poisonkit.models.small import CompactConvNet, SmallConvNet
 from poisonkit.models.vgg import CONFIGURATIONS, SmallImageVGG
 
 
-def _resnet(units: int, preactivation: bool) -> Callable[..., nn.Module]:
-    def build(
-        *, classes: int, channels: int, image_size: tuple[int, int], **options: int
-    ) -> nn.Module:
-        return SmallImageResNet(
-            units=units, preactivation=preactivation, classes=classes, channels=channels, **options
-        )
+def _any_size(network: Callable[..., nn.Module], **fixed: object) -> Callable[..., nn.Module]:
+    """Return the factory of a network that takes images of any size."""
 
-    return build
-
-
-def _vgg(configuration: str) -> Callable[..., nn.Module]:
-    def build(
-        *, classes: int, channels: int, image_size: tuple[int, int], **options: int
-    ) -> nn.Module:
-        return SmallImageVGG(
-            configuration=configuration, classes=classes, channels=channels, **options
-        )
+    def build(*, image_size: tuple[int, int], **options: int) -> nn.Module:
+        return network(**fixed, **options)
 
     return build
 
@@ -46,15 +36,24 @@ def _vgg(configuration: str) -> Callable[..., nn.Module]:
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallConvNet,
     "compact_cnn": CompactConvNet,
-    "resnet8": _resnet(1, preactivation=False),
-    "resnet14": _resnet(2, preactivation=False),
-    "resnet20": _resnet(3, preactivation=False),
-    "resnet32": _resnet(5, preactivation=False),
-    "preact_resnet8": _resnet(1, preactivation=True),
-    "preact_resnet14": _resnet(2, preactivation=True),
-    "preact_resnet20": _resnet(3, preactivation=True),
-    "preact_resnet32": _resnet(5, preactivation=True),
-    **{name: _vgg(name) for name in CONFIGURATIONS},
+    **{
+        f"{kind}resnet{6 * units + 2}": _any_size(
+            SmallImageResNet, units=units, preactivation=bool(kind)
+        )
+        for kind in ("", "preact_")
+        for units in (1, 2, 3, 5)
+    },
+    **{name: _any_size(SmallImageVGG, configuration=name) for name in CONFIGURATIONS},
+    **PUBLISHED,
+    "two_layer_cnn": TwoLayerConvNet,
+    "two_layer_cnn_bn": partial(TwoLayerConvNet, normalised=True),
+    "released_two_layer_cnn": partial(TwoLayerConvNet, released=True),
+    "five_layer_cnn": _any_size(FiveLayerConvNet),
+    "five_layer_cnn_bn": _any_size(FiveLayerConvNet, normalised=True),
+    **{
+        f"bottleneck_{name}": _any_size(BottleneckVGG, configuration=name)
+        for name in CONFIGURATIONS
+    },
 }
 
 
@@ -105,20 +104,21 @@ def create(
         ``standardise="data"``, the mean and deviation that the network subtracts
         and divides by.
     seed : of the initial weights; the caller's random state is left as it was.
-    standardise : ``data``, or ``bytes`` to feed the network raw values 0..255 as
-        the released Spectral Signatures code does.
+    standardise : ``data``; ``none`` to feed the network values 0..1 as they are; or
+        ``bytes`` for values 0..255, as the released Spectral Signatures code does.
     options : passed to the factory, for instance ``width``.
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     if options.get("width", 1) < 1:
         raise PoisonkitError(f"a network must be at least 1 channel wide, not {options['width']}")
-    if standardise not in ("data", "bytes"):
-        raise unknown("standardisation", standardise, ("data", "bytes"))
-    if standardise == "bytes":
-        mean, deviation = torch.zeros(like.channels), torch.full((like.channels,), 1 / 255)
-    else:
+    if standardise not in ("data", "none", "bytes"):
+        raise unknown("standardisation", standardise, ("data", "none", "bytes"))
+    if standardise == "data":
         mean, deviation = channel_statistics(like.x)
+    else:
+        unit = 1.0 if standardise == "none" else 1 / 255
+        mean, deviation = torch.zeros(like.channels), torch.full((like.channels,), unit)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the caller's CUDA generators too.
         torch.default_generator.manual_seed(seed)

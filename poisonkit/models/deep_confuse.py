@@ -10,9 +10,10 @@ class TwoLayerConvNet(nn.Module):
     """Two 3x3 convolutions with 20 and 50 channels, then 500 hidden units (section 5, MNIST).
 
     The paper does not mention pooling here; each convolution is followed by 2x2
-    max-pooling, as its other classifier's are. ``released`` is the published code's
-    form: 5x5 convolutions without padding, average pooling, and batch normalisation
-    everywhere, on the logits too.
+    max-pooling, as its other classifier's are. Nor does it mention batch normalisation,
+    which its code has everywhere: ``normalised`` adds it to all layers but the last.
+    ``released`` is the code's form: 5x5 convolutions without padding, average pooling,
+    and batch normalisation of the logits too.
 
     The parts are named ``convolutions``, ``hidden`` (the last hidden layer, after
     ReLU) and ``linear``.
@@ -30,35 +31,33 @@ class TwoLayerConvNet(nn.Module):
         channels: int = 1,
         image_size: tuple[int, int] = (28, 28),
         width: int = 20,
+        normalised: bool = False,
         released: bool = False,
     ) -> None:
         super().__init__()
         wide, units = width * 5 // 2, width * 25
         self.convolutions = nn.Sequential(
-            *self._stage(channels, width, released), *self._stage(width, wide, released)
+            *self._stage(channels, width, normalised, released),
+            *self._stage(width, wide, normalised, released),
         )
         with torch.no_grad():
             seen = self.convolutions.eval()(torch.zeros(1, channels, *image_size))
         self.convolutions.train()
-        norm = [nn.BatchNorm1d(units)] if released else []
+        norm = [nn.BatchNorm1d(units)] if normalised or released else []
         self.hidden = nn.Sequential(nn.Linear(seen.numel(), units), *norm, nn.ReLU(inplace=True))
         last = [nn.BatchNorm1d(classes)] if released else []
         self.linear = nn.Sequential(nn.Linear(units, classes), *last)
 
     @staticmethod
-    def _stage(channels_in: int, channels: int, released: bool) -> list[nn.Module]:
+    def _stage(
+        channels_in: int, channels: int, normalised: bool, released: bool
+    ) -> list[nn.Module]:
+        norm = [nn.BatchNorm2d(channels)] if normalised or released else []
         if released:
-            return [
-                nn.Conv2d(channels_in, channels, 5),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(inplace=True),
-                nn.AvgPool2d(2),
-            ]
-        return [
-            nn.Conv2d(channels_in, channels, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-        ]
+            convolution, pool = nn.Conv2d(channels_in, channels, 5), nn.AvgPool2d(2)
+            return [convolution, *norm, nn.ReLU(inplace=True), pool]
+        convolution = nn.Conv2d(channels_in, channels, 3, padding=1)
+        return [convolution, *norm, nn.ReLU(inplace=True), nn.MaxPool2d(2)]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.hidden(torch.flatten(self.convolutions(x), 1)))

@@ -8,7 +8,10 @@ from poisonkit.experiments.spectral_signatures.setting import SpectralConfig
 from poisonkit.experiments.spectral_signatures.signature import SIGNATURE
 from poisonkit.experiments.spectral_signatures.switches import SWITCHING
 
+ALL = (SIGNATURE, REMOVAL, SUBPOPULATIONS, ARCHITECTURES, LEMMA, LIMITS, SWITCHING)
+
 __all__ = [
+    "ALL",
     "ARCHITECTURES",
     "LEMMA",
     "LIMITS",

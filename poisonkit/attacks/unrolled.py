@@ -1,0 +1,78 @@
+"""One step of gradient descent, taken, and differentiated by the images it was taken on.
+
+Attacks on training ask how a change of the training images would change what the network
+does after it has been trained on them. The answer for one step is exact: a mixed second
+derivative, of the training loss by weights and images. Here it is had by double backward.
+Forward-over-reverse and reverse-over-forward give the same numbers; on CPU they took as
+long without batch normalisation and a third longer with it (`benchmarks/deep_confuse.py`).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Parameters = dict[str, Tensor]
+
+
+def meta_gradient(
+    network: nn.Module,
+    parameters: Parameters,
+    images: Tensor,
+    y: Tensor,
+    clean: Tensor,
+    wanted: Tensor,
+    *,
+    rate: float,
+) -> tuple[Tensor, Tensor]:
+    """Differentiate the loss after a pseudo-update by the images of that update.
+
+    With ``theta' = theta - rate * grad L(f_theta(images), y)`` this is the gradient of
+    ``L(f_theta'(clean), wanted)`` by ``images``, the second derivative of the inner loss
+    included (lines 9 and 10 of Deep Confuse's Algorithm 2).
+
+    Parameters
+    ----------
+    parameters : theta, by the names of the network's parameters; none is changed.
+    images, clean : float [B, C, H, W] in [0, 1].
+    y, wanted : int64 [B], labels of the inner and of the outer loss.
+
+    Returns
+    -------
+    The outer loss, and its gradient [B, C, H, W].
+    """
+    images = images.detach().requires_grad_()
+    theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    inner = F.cross_entropy(functional_call(network, theta, (images,)), y)
+    slopes = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
+    updated = {
+        name: value.detach() - rate * slope
+        for (name, value), slope in zip(theta.items(), slopes, strict=True)
+    }
+    outer = F.cross_entropy(functional_call(network, updated, (clean,)), wanted)
+    (gradient,) = torch.autograd.grad(outer, images)
+    return outer.detach(), gradient
+
+
+def descend(
+    network: nn.Module, parameters: Parameters, x: Tensor, y: Tensor, *, rate: float
+) -> Tensor:
+    """Take one step of plain gradient descent in place, and return the loss before it."""
+    theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    loss = F.cross_entropy(functional_call(network, theta, (x,)), y)
+    slopes = torch.autograd.grad(loss, list(theta.values()))
+    for value, slope in zip(parameters.values(), slopes, strict=True):
+        value.sub_(slope, alpha=rate)
+    return loss.detach()
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Normalise by the batch at hand, and write no running averages.
+
+    A network whose steps are unrolled is never evaluated, and pseudo-updates would
+    write into its averages.
+    """
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False

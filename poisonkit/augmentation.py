@@ -1,0 +1,37 @@
+"""What a victim may do to each batch before it is trained on: noise, or attacks of its own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def add_gaussian_noise(network: nn.Module, x: Tensor, y: Tensor, *, deviation: float) -> Tensor:
+    """Return images in [0, 1] with normal noise of that standard deviation, clipped."""
+    return (x + deviation * torch.randn_like(x)).clamp(0, 1)
+
+
+def attack_linf(
+    network: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, rate: float
+) -> Tensor:
+    """Return images within ``epsilon`` of ``x`` on which the network errs more.
+
+    Projected gradient ascent from a random start (Madry et al., 2018); a network trained
+    on such images is *adversarially trained*.
+
+    Parameters
+    ----------
+    network : its mode, weights and gradients are left as they are.
+    x : float [B, C, H, W] in [0, 1].
+    steps, rate : each step moves every value by ``rate`` along the sign of its slope.
+    """
+    modes = {module: module.training for module in network.modules()}
+    # In training mode each look at a batch would move the running averages.
+    network.eval()
+    moved = (x + epsilon * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(network(moved), y), moved)
+        moved = (moved + rate * slope.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
+    for module, training in modes.items():
+        module.training = training
+    return moved.detach()

@@ -1,0 +1,145 @@
+"""What a victim's own measures leave of the attack."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from poisonkit.attacks.generated_noise import craft
+from poisonkit.augmentation import add_gaussian_noise, attack_linf
+from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
+from poisonkit.errors import unknown
+from poisonkit.evaluation import evaluate
+from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
+from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN, begin, learned_generator, train_on
+from poisonkit.experiments.networks import Context, Cost, Transform
+from poisonkit.experiments.running import Experiment
+from poisonkit.experiments.settings import refuse_repeats, with_options
+from poisonkit.images import ImageSet
+from poisonkit.models import Classifier, features
+from poisonkit.statistics import mean_and_deviation
+from poisonkit.store import Json
+
+#: Steps of the attack that adversarial training makes on each batch; each goes a quarter
+#: of the bound.
+STEPS = 7
+
+
+def _noise(config: "DefencesConfig") -> Transform:
+    deviation = config.epsilon / 2
+    return Transform(
+        about={"gaussian": deviation}, apply=partial(add_gaussian_noise, deviation=deviation)
+    )
+
+
+def _attack(config: "DefencesConfig") -> Transform:
+    options = {"epsilon": config.epsilon, "steps": STEPS, "rate": config.epsilon / 4}
+    return Transform(about={"attack": options}, apply=partial(attack_linf, **options))  # type: ignore[arg-type]
+
+
+#: What each measure changes of the training, and what it does to each batch.
+DEFENCES: Mapping[str, Mapping[str, object]] = {
+    "none": {},
+    "crops": {"recipe.crop_padding": 2},
+    "gaussian noise": {},
+    "adversarial training": {},
+    "spectral filter": {},
+}
+_TRANSFORMS: Mapping[str, Callable[["DefencesConfig"], Transform]] = {
+    "gaussian noise": _noise,
+    "adversarial training": _attack,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefencesConfig(ConfuseConfig):
+    """As :class:`ConfuseConfig`, with the victim's measures.
+
+    Attributes
+    ----------
+    defences : keys of :data:`DEFENCES`.
+    share : of the training images, those that are perturbed.
+    """
+
+    defences: tuple[str, ...] = tuple(DEFENCES)
+    share: float = 1.0
+
+
+def _defence_units(config: DefencesConfig) -> list[Json]:
+    refuse_repeats(defences=config.defences)
+    for name in config.defences:
+        if name not in DEFENCES:
+            raise unknown("defence", name, DEFENCES)
+    return [{**run, "defence": name} for name in config.defences for run in runs(config)]
+
+
+def _defended(config: DefencesConfig, unit: Json) -> DefencesConfig:
+    found = with_options(config, DEFENCES[unit["defence"]])
+    assert isinstance(found, DefencesConfig)
+    return found
+
+
+def _defence_check(config: DefencesConfig, unit: Json, context: Context) -> object:
+    data, _ = begin(_defended(config, unit), context)
+    if config.model not in LAST_HIDDEN and unit["defence"] == "spectral filter":
+        raise unknown("network with a known last hidden layer", config.model, LAST_HIDDEN)
+    return data
+
+
+def defence_trial(
+    config: DefencesConfig, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
+    """Train with one measure, on clean images and on perturbed ones."""
+    data, cost = begin(config, context)
+    learned = learned_generator(config, data, unit["generator"], context, cost)
+    poison = craft(data.train, learned.generator, share=config.share, seed=unit["seed"])
+    noisy, _ = poison.apply(data.train)
+    numbers: Json = {**unit, "data_checksum": data.train.checksum}
+    for name, images in (("clean", data.train), ("perturbed", noisy)):
+        network = _train(_defended(config, unit), unit, images, context, cost, name)
+        numbers[name] = evaluate(network, data.test)
+    return {**numbers, "cost": cost.as_json()}, {}
+
+
+def _train(
+    config: DefencesConfig, unit: Json, images: ImageSet, context: Context, cost: Cost, name: str
+) -> Classifier:
+    defence, seed = unit["defence"], unit["seed"]
+    transform = _TRANSFORMS[defence](config) if defence in _TRANSFORMS else None
+    label = f"{defence}, {name}"
+    network, _ = train_on(config, images, seed, context, cost, label, transform=transform)
+    if defence != "spectral filter":
+        return network
+    values = features(network, images.x, LAST_HIDDEN[config.model])
+    # How many images are perturbed the victim cannot know; this is the released code's way.
+    kept = images.select(spectral_filter(values, images.y, percentile=RELEASED_PERCENTILE).keep)
+    network, _ = train_on(config, kept, seed + 1_000_000, context, cost, f"{label}, filtered")
+    return network
+
+
+def defence_summary(config: DefencesConfig, trials: Sequence[Json]) -> Json:
+    """Mean and deviation of both accuracies for each measure."""
+    rows = []
+    for name in config.defences:
+        own = [trial for trial in trials if trial["defence"] == name]
+        row: Json = {"defence": name, "runs": len(own)}
+        for kind in ("clean", "perturbed"):
+            mean, deviation = mean_and_deviation([trial[kind] for trial in own])
+            row |= {kind: mean, f"{kind}_deviation": deviation}
+        rows.append(row)
+    return {"rows": rows}
+
+
+DEFENCE = Experiment(
+    name="deep_confuse/defences",
+    summary="what augmentation, adversarial training and the spectral filter leave of the attack",
+    version=1,
+    config=DefencesConfig,
+    profiles=profiles_of("mnist", quick={"repeats": 2}),
+    variants={"paper": {}},
+    units=_defence_units,
+    trial=defence_trial,
+    check=_defence_check,
+    summarise=defence_summary,
+)

@@ -1,0 +1,240 @@
+"""The setting that the Deep Confuse experiments share, for each data set and at each scale."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from poisonkit.attacks.deep_confuse import Procedure
+from poisonkit.store import Json
+from poisonkit.training import Recipe
+
+Selection = Literal["validation", "test", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfuseConfig:
+    """What the experiments have in common; the defaults are the paper's for MNIST.
+
+    The paper does not say how the classifiers are trained in the end. The defaults take
+    its learning rate and batch size, and as many epochs as Figure 8 has iterations. Nor
+    does it mention batch normalisation, which all classifiers of its code have; here, too,
+    the default is the code's.
+
+    Attributes
+    ----------
+    image_size : side in pixels to which images are resized; None keeps their size.
+    classes : the two class folders of ``imagenet2``.
+    images_per_class : train on the first so many images of each class; None is all.
+    validation : share of the training images that is held out while a generator is
+        learned and selected; in the end all training images are perturbed.
+    learning_images_per_class : of the others, those that the generator learns from;
+        None is all.
+    generators : generators that are learned, each from a seed of its own.
+    repeats : classifiers that are trained for each generator.
+    epsilon : bound of the noise on the [0, 1] scale.
+    generator, generator_width : a key of :data:`poisonkit.models.generators.GENERATORS`,
+        and channels of its first convolution; None is its own.
+    procedure : how the generator is learned.
+    model, width : the network that is attacked, and channels of its first stage.
+    surrogate, surrogate_width : the network that the generator is learned with; None is
+        the one that is attacked.
+    standardise : what the networks do with their input, see :func:`poisonkit.models.create`.
+    recipe : how the attacked networks are trained.
+    selection : of the generators after ``select_every``, 2 ``select_every`` ... trials,
+        take the one whose noise leaves the lowest accuracy on held-out training images
+        (``validation``), on the test images (``test``, as the released code does), or
+        the ``last``. For a label-specific attack it is the highest hit rate.
+    """
+
+    profile: Literal["quick", "small", "paper"] = "paper"
+    variant: Literal["paper", "released"] = "paper"
+    dataset: str = "mnist"
+    image_size: int | None = None
+    classes: tuple[str, str] = ("n01560419", "n01910747")
+    images_per_class: int | None = None
+    validation: float = 0.1
+    learning_images_per_class: int | None = None
+    seed: int = 0
+    generators: int = 1
+    repeats: int = 10
+    epsilon: float = 0.3
+    generator: str = "autoencoder"
+    generator_width: int | None = None
+    procedure: Procedure = field(default_factory=Procedure)
+    model: str = "two_layer_cnn_bn"
+    width: int | None = None
+    surrogate: str | None = None
+    surrogate_width: int | None = None
+    standardise: Literal["data", "none", "bytes"] = "none"
+    recipe: Recipe = field(
+        default_factory=lambda: Recipe(
+            learning_rate=0.01,
+            schedule="constant",
+            weight_decay=0.0,
+            batch_size=64,
+            epochs=50,
+            crop_padding=0,
+            flip=False,
+            precision="float32",
+        )
+    )
+    selection: Selection = "validation"
+    select_every: int = 10
+
+
+#: What the paper sets otherwise for the data that are not MNIST.
+PAPER: Mapping[str, Mapping[str, object]] = {
+    "mnist": {},
+    "cifar10": {
+        "dataset": "cifar10",
+        "epsilon": 0.032,
+        "generator": "unet",
+        "model": "five_layer_cnn_bn",
+        "recipe.epochs": 60,
+    },
+    "imagenet2": {
+        "dataset": "imagenet2",
+        "image_size": 224,
+        "epsilon": 0.1,
+        "procedure.batch_size": 32,
+        "procedure.surrogate_rate": 0.1,
+        "model": "five_layer_cnn_bn",
+        "recipe.batch_size": 32,
+        "recipe.learning_rate": 0.1,
+        "recipe.momentum": 0.0,
+        "recipe.epochs": 110,
+    },
+}
+#: A laptop's: digits, ten short trials.
+QUICK: Mapping[str, object] = {
+    "dataset": "digits",
+    "epsilon": 0.3,
+    "generator": "autoencoder",
+    "generators": 1,
+    "repeats": 3,
+    "model": "two_layer_cnn_bn",
+    "width": 10,
+    "standardise": "data",
+    "procedure.trials": 10,
+    "procedure.batch_size": 32,
+    "procedure.surrogate_rate": 0.1,
+    "procedure.generator_rate": 1e-3,
+    "recipe.optimizer": "adam",
+    "recipe.learning_rate": 1e-3,
+    "recipe.schedule": "cosine",
+    "recipe.warmup": 0.1,
+    "recipe.batch_size": 64,
+    "recipe.epochs": 15,
+    "select_every": 5,
+}
+_ADAM: Mapping[str, object] = {
+    "standardise": "data",
+    "recipe.optimizer": "adam",
+    "recipe.learning_rate": 1e-3,
+    "recipe.schedule": "cosine",
+    "recipe.warmup": 0.1,
+}
+#: Two CPU cores': fewer and shorter trials with higher rates, fewer images and epochs.
+SMALL: Mapping[str, Mapping[str, object]] = {
+    "mnist": {
+        **_ADAM,
+        "images_per_class": 2000,
+        "generators": 2,
+        "repeats": 2,
+        "procedure.trials": 60,
+        "procedure.surrogate_rate": 0.1,
+        "procedure.generator_rate": 1e-3,
+        "learning_images_per_class": 640,
+        "recipe.epochs": 4,
+    },
+    "cifar10": {
+        **_ADAM,
+        "images_per_class": 2000,
+        "generators": 1,
+        "repeats": 3,
+        "generator_width": 16,
+        "procedure.trials": 60,
+        "procedure.surrogate_rate": 0.1,
+        "procedure.generator_rate": 1e-3,
+        "learning_images_per_class": 640,
+        "recipe.epochs": 10,
+    },
+    "imagenet2": {
+        **_ADAM,
+        "image_size": 64,
+        "classes": ("n02058221", "n01910747"),
+        "generators": 1,
+        "repeats": 5,
+        "procedure.trials": 60,
+        "procedure.generator_rate": 1e-3,
+        "recipe.epochs": 20,
+        "recipe.momentum": 0.9,
+    },
+}
+#: What the authors' code does where it differs from the paper's text.
+RELEASED: Mapping[str, Mapping[str, object]] = {
+    "mnist": {
+        "procedure.trials": 1000,
+        "generator": "released_mnist",
+        "model": "released_two_layer_cnn",
+        "recipe.optimizer": "adam",
+        "recipe.epochs": 2,
+        "selection": "test",
+        "select_every": 1,
+    },
+    "cifar10": {
+        "procedure.trials": 1000,
+        "procedure.epochs_per_trial": 20,
+        "procedure.batch_size": 256,
+        "model": "bottleneck_vgg19",
+        "surrogate": "bottleneck_vgg11",
+        "recipe.optimizer": "adam",
+        "recipe.learning_rate": 1e-4,
+        "recipe.batch_size": 256,
+        "recipe.epochs": 30,
+        "recipe.flip": True,
+        "selection": "test",
+        "select_every": 1,
+    },
+    "imagenet2": {
+        "procedure.epochs_per_trial": 5,
+        "procedure.surrogate_rate": 0.01,
+        "procedure.generator_rate": 1e-3,
+        "procedure.amsgrad": True,
+        "recipe.batch_size": 16,
+        "recipe.epochs": 5,
+        "select_every": 1,
+    },
+}
+
+
+def profiles_of(
+    dataset: str,
+    *,
+    quick: Mapping[str, object] | None = None,
+    small: Mapping[str, object] | None = None,
+    paper: Mapping[str, object] | None = None,
+) -> Mapping[str, Mapping[str, object]]:
+    """Return the profiles for a data set, each with options of an experiment's own."""
+    return {
+        "quick": {**PAPER[dataset], **QUICK, **(paper or {}), **(quick or {})},
+        "small": {**PAPER[dataset], **SMALL[dataset], **(paper or {}), **(small or {})},
+        "paper": {**PAPER[dataset], **(paper or {})},
+    }
+
+
+def variants_of(dataset: str) -> Mapping[str, Mapping[str, object]]:
+    """Return the paper's variant, which changes nothing, and the released code's."""
+    return {"paper": {}, "released": RELEASED[dataset]}
+
+
+def runs(config: ConfuseConfig) -> list[Json]:
+    """One run for each classifier of each generator.
+
+    The generators take turns, so that two workers learn two of them at a time.
+    """
+    return [
+        {"generator": config.seed + learned, "seed": config.seed + 1000 * learned + number}
+        for number in range(config.repeats)
+        for learned in range(config.generators)
+    ]

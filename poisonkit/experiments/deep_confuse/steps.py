@@ -1,0 +1,297 @@
+"""The steps that the Deep Confuse trials are made of: learn a generator, perturb, train, look."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from poisonkit.attacks.deep_confuse import check_label_map, fit_generator
+from poisonkit.attacks.generated_noise import craft, noise_of
+from poisonkit.errors import PoisonkitError
+from poisonkit.evaluation import evaluate, predict
+from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
+from poisonkit.experiments.networks import Context, Cost, Transform, training_of
+from poisonkit.images import ImageSet, batches
+from poisonkit.models import Classifier, create
+from poisonkit.models.generators import NoiseGenerator, create_generator
+from poisonkit.store import Json
+from poisonkit.training import Sampler, fit
+
+#: Raised when the same setting would give another generator; learned ones are then not reused.
+VERSION = 1
+#: Name of the last hidden layer of each network.
+LAST_HIDDEN = {
+    "two_layer_cnn": "hidden",
+    "two_layer_cnn_bn": "hidden",
+    "released_two_layer_cnn": "hidden",
+    "five_layer_cnn": "pool",
+    "five_layer_cnn_bn": "pool",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images of a configuration.
+
+    Attributes
+    ----------
+    train, test : what the attacked networks are trained on, and tested on.
+    part, held_out : the training images without those held out, and those.
+    learning : what the generator learns from, some or all of ``part``.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    part: ImageSet
+    held_out: ImageSet
+    learning: ImageSet
+
+
+def load_data(config: ConfuseConfig, context: Context) -> Data:
+    """Load a data set and split it; the split depends on the seed of the configuration."""
+    options: dict[str, object] = {"image_size": config.image_size}
+    if config.dataset == "imagenet2":
+        options["classes"] = config.classes
+    train = context.load(config.dataset, "train", **options)
+    test = context.load(config.dataset, "test", **options)
+    if config.images_per_class is not None:
+        train = train.first_per_class(config.images_per_class)
+    if test.image_size != train.image_size:
+        raise PoisonkitError(
+            f"{train.name}: training images are {train.image_size}, test images "
+            f"{test.image_size} pixels high and wide; set image_size to resize them all"
+        )
+    part, held_out = train.split(config.validation, seed=config.seed)
+    learning = part
+    if config.learning_images_per_class is not None:
+        learning = part.first_per_class(config.learning_images_per_class)
+    return Data(train=train, test=test, part=part, held_out=held_out, learning=learning)
+
+
+def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:
+    """Start a trial: load the data, and refuse what could not be done with them."""
+    cost = Cost()
+    data = load_data(config, context)
+    _new_generator(config, data.learning, seed=config.seed)
+    check_label_map(config.procedure.label_map, data.learning)
+    Sampler(data.train, config.recipe, seed=0)
+    if config.select_every < 1:
+        raise PoisonkitError(f"select_every must be at least 1, not {config.select_every}")
+    if config.generators < 1 or config.repeats < 1:
+        raise PoisonkitError("there must be at least one generator and one repeat")
+    for name, width in _networks(config):
+        network = create(
+            name, like=data.train, seed=0, standardise=config.standardise, **_width(width)
+        ).eval()
+        try:
+            with torch.no_grad():
+                network(next(batches(data.train.x[:2])))
+        except RuntimeError as error:
+            raise PoisonkitError(
+                f"{name} cannot take images of {data.train.image_size} pixels ({error}); "
+                "set image_size"
+            ) from error
+    return data, cost
+
+
+def _networks(config: ConfuseConfig) -> list[tuple[str, int | None]]:
+    surrogate = config.surrogate or config.model
+    return [(config.model, config.width), (surrogate, config.surrogate_width or config.width)]
+
+
+def _width(width: int | None) -> dict[str, int]:
+    return {} if width is None else {"width": width}
+
+
+def _new_generator(config: ConfuseConfig, like: ImageSet, *, seed: int) -> NoiseGenerator:
+    return create_generator(
+        config.generator,
+        like=like,
+        epsilon=config.epsilon,
+        seed=seed,
+        **_width(config.generator_width),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedGenerator:
+    """A generator in eval mode, and how the learning went.
+
+    Attributes
+    ----------
+    course : ``loss``, one number a trial; ``checks``, for each trial after which the
+        generator was scored its number and the scores.
+    """
+
+    generator: NoiseGenerator
+    course: Json
+
+
+def learned_generator(
+    config: ConfuseConfig, data: Data, seed: int, context: Context, cost: Cost
+) -> LearnedGenerator:
+    """Return the generator that a configuration selects, learned or from the store.
+
+    The attacker scores it by what a network does that is trained on the perturbed
+    ``part``: on the images held out, and, for the released code's way of selection, on
+    the test images. All that could be selected are kept, so that configurations that
+    differ in the selection share one learning.
+    """
+    generator = _new_generator(config, data.learning, seed=seed)
+    (model, width), (surrogate, surrogate_width) = _networks(config)
+    label_map = config.procedure.label_map
+    spec: Json = {
+        "version": VERSION,
+        "generator": config.generator,
+        "width": config.generator_width,
+        "epsilon": config.epsilon,
+        "procedure": asdict(config.procedure),
+        "surrogate": [surrogate, surrogate_width],
+        "standardise": config.standardise,
+        "seed": seed,
+        "images": data.learning.checksum,
+        "judged": {
+            "every": config.select_every,
+            "model": [model, width],
+            "recipe": asdict(config.recipe),
+            "images": [data.part.checksum, data.held_out.checksum, data.test.checksum],
+        },
+        "device": data.learning.device.type,
+    }
+
+    def score(candidate: NoiseGenerator) -> dict[str, float]:
+        noisy, _ = craft(data.part, candidate).apply(data.part)
+        network = _network(config, data.part, seed=seed, model=model, width=width)
+        fit(network, noisy, config.recipe, seed=seed)
+        return {
+            name: _score(network, images, label_map)
+            for name, images in (("validation", data.held_out), ("test", data.test))
+        }
+
+    def learn(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
+        learned = fit_generator(
+            generator,
+            data.learning,
+            config.procedure,
+            surrogate=lambda number: _network(
+                config, data.learning, seed=number, model=surrogate, width=surrogate_width
+            ),
+            seed=seed,
+            checkpoint=scratch / "checkpoint.safetensors",
+            scores=("validation", "test"),
+            score=score,
+            score_every=config.select_every,
+            progress=context.progress,
+        )
+        course: Json = {
+            "loss": [trial.loss for trial in learned.history],
+            "checks": [
+                {"trial": number, **trial.scores}
+                for number, trial in enumerate(learned.history, start=1)
+                if trial.scores
+            ],
+            "seconds": sum(trial.seconds for trial in learned.history),
+        }
+        tensors = {
+            f"{name}.{key}": value
+            for name, one in {**learned.best, "last": generator}.items()
+            for key, value in one.state_dict().items()
+        }
+        return course, tensors
+
+    start = time.perf_counter()
+    artefact = context.store.artefact("generators", spec, learn)
+    cost.count(artefact, time.perf_counter() - start)
+    prefix = f"{config.selection}."
+    generator.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in artefact.tensors.items() if k.startswith(prefix)}
+    )
+    return LearnedGenerator(generator=generator.eval(), course=artefact.metrics)
+
+
+def _score(network: Classifier, images: ImageSet, label_map: tuple[int, ...] | None) -> float:
+    """Return what the attacker wants to be low: accuracy, or the share not called as wished."""
+    if label_map is None:
+        return evaluate(network, images)
+    return 1 - hit_rate(network, images, label_map)
+
+
+def hit_rate(network: Classifier, images: ImageSet, label_map: tuple[int, ...]) -> float:
+    """Return the share of images that are called what the label map wants them to be."""
+    wanted = images.y.new_tensor(label_map)[images.y]
+    return float((predict(network, images.x) == wanted).double().mean())
+
+
+def _network(
+    config: ConfuseConfig, like: ImageSet, *, seed: int, model: str, width: int | None
+) -> Classifier:
+    return create(model, like=like, seed=seed, standardise=config.standardise, **_width(width))
+
+
+def train_on(
+    config: ConfuseConfig,
+    images: ImageSet,
+    seed: int,
+    context: Context,
+    cost: Cost,
+    label: str,
+    *,
+    transform: Transform | None = None,
+    watch: Mapping[str, ImageSet] | None = None,
+) -> tuple[Classifier, Json]:
+    """Train the attacked network; the label names the run in the progress bar."""
+    return training_of(
+        context,
+        images,
+        config.recipe,
+        model=config.model,
+        seed=seed,
+        label=label,
+        cost=cost,
+        standardise=config.standardise,
+        transform=transform,
+        watch=watch,
+        options=_width(config.width),
+    )
+
+
+def accuracies(network: Classifier, images: ImageSet) -> Json:
+    """Return the accuracy in eval mode, and that by the statistics of batches of 1,000."""
+    return {
+        "accuracy": evaluate(network, images),
+        "batch_statistics": evaluate(network, images, batch_statistics=True),
+    }
+
+
+def float_noise(generator: NoiseGenerator, *, checksum: str) -> Transform:
+    """Return the attack without rounding: the noise is added to each batch as it is.
+
+    Parameters
+    ----------
+    checksum : of the images with rounded noise, which stands for the generator.
+    """
+    return Transform(
+        about={"noise": "float", "of": checksum}, apply=partial(_add_generated, generator)
+    )
+
+
+def _add_generated(generator: NoiseGenerator, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (x + generator(x)).clamp(0, 1)
+
+
+def noise_images(generator: NoiseGenerator, images: ImageSet) -> ImageSet:
+    """Return the noise alone as images: -epsilon is black, +epsilon is white (Table 2)."""
+    noise = noise_of(generator, images.x)
+    x = ((noise / generator.epsilon + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return replace(images, x=x, name=f"{images.name} (noise)")
+
+
+def some_of_each_class(images: ImageSet, count: int) -> Tensor:
+    """Return the rows of the first images of each class, ``count`` or as many as there are."""
+    rows = [images.indices_of(label)[:count] for label in range(images.classes)]
+    return torch.cat(rows)

@@ -1,0 +1,121 @@
+"""Each place where paper and released code differ, switched by itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from poisonkit.attacks.generated_noise import craft
+from poisonkit.errors import unknown
+from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
+from poisonkit.experiments.deep_confuse.steps import (
+    accuracies,
+    begin,
+    learned_generator,
+    train_on,
+)
+from poisonkit.experiments.networks import Context
+from poisonkit.experiments.running import Experiment
+from poisonkit.experiments.settings import refuse_repeats, with_options
+from poisonkit.statistics import mean_and_deviation
+from poisonkit.store import Json
+
+#: What each switch changes of the paper's setting.
+SWITCHES: Mapping[str, Mapping[str, object]] = {
+    "paper": {},
+    "selected on the test images": {"selection": "test"},
+    "last trial, not selected": {"selection": "last"},
+    "trajectory stored (Algorithm 1)": {"procedure.algorithm": "stored"},
+    "no batch normalisation": {"model": "two_layer_cnn"},
+    "released network": {"model": "released_two_layer_cnn"},
+    "released generator": {"generator": "released_mnist"},
+    "released": {
+        "model": "released_two_layer_cnn",
+        "generator": "released_mnist",
+        "selection": "test",
+        "recipe.epochs": 2,
+        "recipe.learning_rate": 0.01,
+        "recipe.optimizer": "adam",
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfuseSwitchesConfig(ConfuseConfig):
+    """As :class:`ConfuseConfig`, with the switches to try.
+
+    Attributes
+    ----------
+    switches : keys of :data:`SWITCHES`.
+    """
+
+    switches: tuple[str, ...] = tuple(SWITCHES)
+
+
+def _switch_units(config: ConfuseSwitchesConfig) -> list[Json]:
+    refuse_repeats(switches=config.switches)
+    for name in config.switches:
+        if name not in SWITCHES:
+            raise unknown("switch", name, SWITCHES)
+    return [{**run, "switch": name} for name in config.switches for run in runs(config)]
+
+
+def _chosen(config: ConfuseSwitchesConfig, unit: Json) -> ConfuseSwitchesConfig:
+    found = with_options(config, SWITCHES[unit["switch"]])
+    assert isinstance(found, ConfuseSwitchesConfig)
+    return found
+
+
+def _switch_check(config: ConfuseSwitchesConfig, unit: Json, context: Context) -> object:
+    return begin(_chosen(config, unit), context)
+
+
+def switch_trial(
+    config: ConfuseSwitchesConfig, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
+    """Learn, select and train as the switch says; look in eval mode and by batch statistics."""
+    config = _chosen(config, unit)
+    data, cost = begin(config, context)
+    learned = learned_generator(config, data, unit["generator"], context, cost)
+    noisy, _ = craft(data.train, learned.generator).apply(data.train)
+    numbers: Json = {**unit, "checks": learned.course["checks"]}
+    for name, images in (("clean", data.train), ("perturbed", noisy)):
+        network, _ = train_on(config, images, unit["seed"], context, cost, name)
+        numbers[name] = accuracies(network, data.test)
+    numbers["data_checksum"] = data.train.checksum
+    return {**numbers, "cost": cost.as_json()}, {}
+
+
+def switch_summary(config: ConfuseSwitchesConfig, trials: Sequence[Json]) -> Json:
+    """Mean and deviation of each accuracy for each switch."""
+    rows = []
+    for name in config.switches:
+        own = [trial for trial in trials if trial["switch"] == name]
+        row: Json = {"switch": name, "runs": len(own)}
+        for kind in ("clean", "perturbed"):
+            for how in ("accuracy", "batch_statistics"):
+                mean, deviation = mean_and_deviation([trial[kind][how] for trial in own])
+                row[f"{kind}.{how}"] = {"mean": mean, "deviation": deviation}
+        rows.append(row)
+    return {"rows": rows}
+
+
+SWITCHING = Experiment(
+    name="deep_confuse/switches",
+    summary="what each difference between the paper and the released code changes",
+    version=1,
+    config=ConfuseSwitchesConfig,
+    profiles=profiles_of(
+        "mnist",
+        quick={
+            "image_size": 28,
+            "repeats": 1,
+            "switches": ("paper", "selected on the test images", "last trial, not selected"),
+        },
+    ),
+    variants={"paper": {}},
+    units=_switch_units,
+    trial=switch_trial,
+    check=_switch_check,
+    summarise=switch_summary,
+)
