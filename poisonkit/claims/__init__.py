@@ -5,7 +5,7 @@ Rates are shares (0..1). Records count only if they were made at the unchanged
 ``small`` or ``paper`` profile, on the paper's data.
 """
 
-from poisonkit.claims import spectral_signatures
+from poisonkit.claims import deep_confuse, spectral_signatures
 from poisonkit.claims.base import Exhibit, Outcome, Verdict
 from poisonkit.store import Json
 
@@ -18,17 +18,7 @@ def _not_attempted(paper: str, claims: Json) -> list[Exhibit]:
 
 EXHIBITS: tuple[Exhibit, ...] = (
     *spectral_signatures.EXHIBITS,
-    *_not_attempted(
-        "Deep Confuse",
-        {
-            "Table 1": "training on bounded noise leaves almost no accuracy on clean data",
-            "Table 2": "the noise alone predicts the label",
-            "Figure 4": "the damage sets in above epsilon = 0.15 on MNIST",
-            "Figure 5": "the damage grows with the share of adversarial data",
-            "Figures 6 and 7": "the noise transfers to other classifiers",
-            "Figure 10": "the label-specific noise turns each class into the next",
-        },
-    ),
+    *deep_confuse.EXHIBITS,
     *_not_attempted(
         "MetaPoison",
         {

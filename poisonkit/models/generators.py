@@ -40,7 +40,9 @@ def _up(
 class AutoEncoder(nn.Module):
     """Four 4x4 convolutions of stride 2 down, four transposed ones up.
 
-    Sides that are no multiple of 16 are padded with zeros and the noise cut to size.
+    Sides that are no multiple of 16 are padded with zeros and the noise cut to size. The
+    last layer, too, is normalised, as that of the released MNIST and CIFAR-10 generators
+    is: the noise then reaches for the bound from the first step on.
     """
 
     def __init__(self, *, channels: int, width: int = 16) -> None:
@@ -53,6 +55,7 @@ class AutoEncoder(nn.Module):
         self.decoder = nn.Sequential(
             *(_up(a, b, kernel=4, stride=2, padding=1) for a, b in itertools.pairwise(up)),
             nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+            nn.BatchNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:

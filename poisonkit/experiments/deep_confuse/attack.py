@@ -163,6 +163,6 @@ def _attack_on(dataset: str, shown: str, **profiles: Any) -> Experiment:
     )
 
 
-MNIST = _attack_on("mnist", "MNIST")
+MNIST = _attack_on("mnist", "MNIST", small={"recipe.epochs": 6})
 CIFAR10 = _attack_on("cifar10", "CIFAR-10", quick={"generator": "unet", "generator_width": 8})
 IMAGENET2 = _attack_on("imagenet2", "two classes of ImageNet")

@@ -136,7 +136,7 @@ DEFENCE = Experiment(
     summary="what augmentation, adversarial training and the spectral filter leave of the attack",
     version=1,
     config=DefencesConfig,
-    profiles=profiles_of("mnist", quick={"repeats": 2}),
+    profiles=profiles_of("mnist", quick={"repeats": 2}, small={"repeats": 1}),
     variants={"paper": {}},
     units=_defence_units,
     trial=defence_trial,

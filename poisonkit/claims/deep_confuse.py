@@ -1,0 +1,315 @@
+"""Deep Confuse: the rules by which our results are judged."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from poisonkit.claims.base import Exhibit, Outcome, Verdict
+from poisonkit.claims.deep_confuse_reported import (
+    FIGURE_6,
+    FIGURE_7,
+    FIGURE_8,
+    LABEL_MAP_HIT_RATE,
+    TABLE_1,
+    TABLE_2,
+)
+from poisonkit.statistics import mean_and_deviation
+from poisonkit.store import Json, Record
+
+CONFUSE = "Deep Confuse"
+#: Names of the data sets, and the accuracy that guessing has, in percent.
+DATASETS = {"mnist": "MNIST", "imagenet2": "ImageNet", "cifar10": "CIFAR-10"}
+CHANCE = {"mnist": 10.0, "imagenet2": 50.0, "cifar10": 10.0}
+#: Accuracy within so many points of that without noise counts as unharmed.
+UNHARMED = 5.0
+
+
+def _outcome(values: Sequence[float], verdict: Verdict, measured: float | None = None) -> Outcome:
+    """Return a mean of percentages, as a rate, with its lowest and highest run."""
+    mean = mean_and_deviation(values)[0] if measured is None else measured
+    interval = (min(values) / 100, max(values) / 100)
+    return Outcome(measured=mean / 100, interval=interval, n=len(values), verdict=verdict)
+
+
+def _by_share(found: float, reported: float) -> Verdict:
+    """Judge an effect by the share of the reported one that it reaches."""
+    if found >= 0.9 * reported:
+        return "reproduced"
+    return "partly" if found >= 0.5 * reported else "not"
+
+
+def _means(trials: Sequence[Json], *path: str) -> tuple[list[float], float]:
+    """Return a number of each trial in percent, and its mean."""
+    values = []
+    for trial in trials:
+        found: object = trial
+        for name in path:
+            assert isinstance(found, dict)
+            found = found[name]
+        values.append(100 * float(found))  # type: ignore[arg-type]
+    return values, mean_and_deviation(values)[0]
+
+
+def judge_drop(dataset: str) -> Callable[[Record], Outcome | None]:
+    """Judge Table 1 by the accuracy that training on perturbed images costs."""
+
+    def judge(record: Record) -> Outcome | None:
+        (reported_clean, _), (reported, _) = TABLE_1[dataset]
+        _, clean = _means(record.metrics["trials"], "clean", "accuracy")
+        values, perturbed = _means(record.metrics["trials"], "perturbed", "accuracy")
+        verdict = _by_share(clean - perturbed, reported_clean - reported)
+        if reported < CHANCE[dataset] <= perturbed and verdict == "reproduced":
+            verdict = "partly"
+        return _outcome(values, verdict)
+
+    return judge
+
+
+def judge_noise_alone(dataset: str) -> Callable[[Record], Outcome | None]:
+    """Judge Table 2 by what the noise says about the labels of test images, beyond chance."""
+
+    def judge(record: Record) -> Outcome | None:
+        _, reported = TABLE_2[dataset]
+        values, found = _means(record.metrics["trials"], "noise_alone", "test")
+        chance = CHANCE[dataset]
+        return _outcome(values, _by_share(found - chance, reported - chance))
+
+    return judge
+
+
+def judge_components(record: Record) -> Outcome | None:
+    """Judge Figure 3 by assigning points in its plane to the nearest class mean."""
+    arrays = record.arrays
+    if "0.components.train" not in arrays:
+        return None
+    train, labels = arrays["0.components.train"], arrays["0.components.train_labels"]
+    classes = int(labels.max()) + 1
+    means = torch.stack([train[labels == label].mean(0) for label in range(classes)])
+    shares = {}
+    for name in ("train", "test"):
+        nearest = torch.cdist(arrays[f"0.components.{name}"], means).argmin(1)
+        right = nearest == arrays[f"0.components.{name}_labels"]
+        shares[name] = 100 * float(right.double().mean())
+    chance = 100 / classes
+    left = (shares["test"] - chance) / max(shares["train"] - chance, 1e-9)
+    verdict: Verdict = "not"
+    if shares["train"] >= 2 * chance or shares["train"] >= 90:
+        verdict = "reproduced" if left <= 0.2 else "partly" if left <= 0.5 else "not"
+    return _outcome([shares["test"]], verdict)
+
+
+def judge_threshold(record: Record) -> Outcome | None:
+    """Judge Figure 4 by the largest bound that leaves the accuracy unharmed."""
+    trials = record.metrics["trials"]
+    means = {row["epsilon"]: 100 * row["mean"] for row in record.metrics["rows"]}
+    if not {0.0, 0.1, 0.15, 0.25, 0.3} <= set(means):
+        return None
+
+    def unharmed(accuracy: dict[float, float]) -> float:
+        return max(e for e in accuracy if accuracy[e] >= means[0.0] - UNHARMED or e == 0)
+
+    runs: dict[tuple[int, int], dict[float, float]] = {}
+    for trial in trials:
+        if trial["epsilon"]:
+            own = runs.setdefault((trial["generator"], trial["seed"]), {0.0: means[0.0]})
+            own[trial["epsilon"]] = 100 * trial["accuracy"]
+    found, each = unharmed(means), [unharmed(own) for own in runs.values()]
+    verdict: Verdict = "not"
+    if means[0.1] >= means[0.0] - UNHARMED and means[0.3] <= means[0.0] / 2:
+        sudden = found == 0.15 and max(means[0.25], means[0.3]) < CHANCE["mnist"]
+        verdict = "reproduced" if sudden else "partly"
+    interval = (min(each), max(each))
+    return Outcome(measured=found, interval=interval, n=len(each), verdict=verdict)
+
+
+def judge_share(record: Record) -> Outcome | None:
+    """Judge Figure 5 by the curve of epsilon 0.3 beside that of random labels."""
+    rows = [row for row in record.metrics["rows"] if row["epsilon"] in (0.3, None)]
+    means = {(row["kind"], row["share"]): 100 * row["mean"] for row in rows}
+    shares = {share for kind, share in means if kind == "noise"}
+    if not {0.0, 0.4, 0.9, 1.0} <= shares:
+        return None
+    values, _ = _means(
+        [
+            trial
+            for trial in record.metrics["trials"]
+            if trial["epsilon"] == 0.3 and trial["share"] == 0.9
+        ],
+        "accuracy",
+    )
+    whole = means["noise", 0.0]
+    verdict: Verdict = "not"
+    few = min(means["noise", share] for share in shares if share <= 0.4)
+    if few >= whole - UNHARMED and means["noise", 1.0] <= whole / 2:
+        below = means["noise", 0.9] < means["random labels", 0.9]
+        verdict = "reproduced" if below and means["noise", 1.0] < CHANCE["mnist"] else "partly"
+    return _outcome(values, verdict)
+
+
+def judge_transfer(drops: dict[str, float] | float) -> Callable[[Record], Outcome | None]:
+    """Judge Figures 6 and 7 by the drop of each classifier's accuracy.
+
+    Parameters
+    ----------
+    drops : reported ones in points, by classifier, or one for all.
+    """
+
+    def judge(record: Record) -> Outcome | None:
+        rows = record.metrics["rows"]
+        names = [row["classifier"] for row in rows]
+        if isinstance(drops, dict) and not set(drops) <= set(names):
+            return None
+        order: list[Verdict] = ["not", "partly", "reproduced"]
+        verdicts = []
+        for row in rows:
+            reported = drops.get(row["classifier"]) if isinstance(drops, dict) else drops
+            if reported is not None:
+                verdicts.append(_by_share(100 * (row["clean"] - row["perturbed"]), reported))
+        return _outcome([100 * row["perturbed"] for row in rows], min(verdicts, key=order.index))
+
+    return judge
+
+
+def judge_gap(dataset: str) -> Callable[[Record], Outcome | None]:
+    """Judge Figure 8 by the gap between both curves at their end."""
+
+    def judge(record: Record) -> Outcome | None:
+        curves = [trial["perturbed"] for trial in record.metrics["trials"]]
+        gaps = [100 * (curve["train"][-1] - curve["test"][-1]) for curve in curves]
+        return _outcome(gaps, _by_share(mean_and_deviation(gaps)[0], _final_gap(dataset)))
+
+    return judge
+
+
+def _final_gap(dataset: str) -> float:
+    ends = {name: curve[max(curve)] for name, curve in FIGURE_8[dataset].items()}
+    return ends["train"] - ends["test"]
+
+
+def judge_hit_rate(record: Record) -> Outcome | None:
+    """Judge Figure 10 by the share of test images that are called what the map wants."""
+    own = [trial for trial in record.metrics["trials"] if trial["kind"] == "label map"]
+    values, found = _means(own, "hit_rate")
+    return _outcome(values, _by_share(found, LABEL_MAP_HIT_RATE[0]))
+
+
+_RUNS = "Interval: lowest and highest run"
+_BY_SHARE = "reproduced if it is at least 90 % of the reported one; partly if at least half; not \
+otherwise"
+
+
+def _for_data(dataset: str) -> list[Exhibit]:
+    name = DATASETS[dataset]
+    exhibit = partial(Exhibit, paper=CONFUSE, experiment=f"deep_confuse/{dataset}")
+    return [
+        exhibit(
+            exhibit=f"Table 1: {name}",
+            claim="training on slightly perturbed images ruins the accuracy on clean ones",
+            quantity="accuracy on clean test images after training on perturbed ones",
+            reported=round(TABLE_1[dataset][1][0] / 100, 6),
+            rule="the drop is the mean accuracy after training on clean images less that after "
+            f"training on perturbed ones: {_BY_SHARE}. Where the reported accuracy is below "
+            f"chance, it takes one below chance to be reproduced. {_RUNS}",
+            judge=judge_drop(dataset),
+        ),
+        exhibit(
+            exhibit=f"Table 2: {name}",
+            claim="the noise alone predicts the label",
+            quantity="accuracy on the noise of test images after training on noise alone",
+            reported=round(TABLE_2[dataset][1] / 100, 6),
+            rule=f"the mean accuracy less that of guessing: {_BY_SHARE}. {_RUNS}",
+            judge=judge_noise_alone(dataset),
+        ),
+        exhibit(
+            exhibit=f"Figure 3: {name}",
+            claim="a network trained on perturbed images separates them, and not the clean ones",
+            quantity="clean test images nearest to the mean of their class among perturbed "
+            "training images, in the plane of their two principal components",
+            rule="shares less that of guessing: reproduced if the test images' is at most a fifth "
+            "of the training images'; partly if at most half; not otherwise, or if that of "
+            "the training images is below twice chance and below 90 %. One run",
+            judge=judge_components,
+        ),
+        exhibit(
+            exhibit=f"Figure 8: {name}",
+            claim="the network fits the perturbed images, and the gap to clean ones is wide",
+            quantity="accuracy on perturbed training images less that on clean test images, at "
+            "the end of the training",
+            reported=round(_final_gap(dataset) / 100, 4),
+            rule=f"the mean gap: {_BY_SHARE}. {_RUNS}",
+            judge=judge_gap(dataset),
+        ),
+    ]
+
+
+def _mean_drop(figure: dict[str, tuple[float, float]]) -> float:
+    return mean_and_deviation([clean - perturbed for clean, perturbed in figure.values()])[0]
+
+
+def _mean_perturbed(figure: dict[str, tuple[float, float]]) -> float:
+    return round(mean_and_deviation([found for _, found in figure.values()])[0] / 100, 5)
+
+
+def _transfer(exhibit: str, experiment: str, figure: dict[str, tuple[float, float]]) -> Exhibit:
+    same = experiment == "deep_confuse/transfer"
+    drops = {name: clean - perturbed for name, (clean, perturbed) in figure.items()}
+    whose = "reported for it" if same else "reported on average"
+    return Exhibit(
+        paper=CONFUSE,
+        exhibit=exhibit,
+        claim="the noise ruins classifiers that it was not made with",
+        quantity="accuracy on clean test images after training on perturbed ones, mean over the "
+        "classifiers",
+        reported=_mean_perturbed(figure),
+        rule=f"each classifier's mean drop, against the one {whose}: reproduced if for every one "
+        "it is at least 90 %; partly if for every one at least half; not otherwise. Interval: "
+        "lowest and highest classifier",
+        experiment=experiment,
+        judge=judge_transfer(drops if same else _mean_drop(figure)),
+    )
+
+
+EXHIBITS: tuple[Exhibit, ...] = (
+    *(exhibit for dataset in DATASETS for exhibit in _for_data(dataset)),
+    Exhibit(
+        paper=CONFUSE,
+        exhibit="Figure 4",
+        claim="on MNIST the accuracy drops suddenly once epsilon exceeds 0.15",
+        quantity="largest epsilon at which the accuracy is within 5 points of that without noise",
+        unit="number",
+        reported=0.15,
+        rule="mean accuracies over the runs: reproduced if that epsilon is 0.15 and the accuracy "
+        "at 0.25 and 0.3 below chance; partly if it is unharmed at 0.1 and at most half at 0.3; "
+        f"not otherwise. {_RUNS}",
+        experiment="deep_confuse/epsilon",
+        judge=judge_threshold,
+    ),
+    Exhibit(
+        paper=CONFUSE,
+        exhibit="Figure 5",
+        claim="the damage grows with the share of perturbed images and exceeds that of random "
+        "labels",
+        quantity="accuracy with 90 % of the images perturbed, epsilon 0.3",
+        reported=0.672,
+        rule="mean accuracies: reproduced if up to a share of 40 % they are within 5 points of "
+        "clean training, at 90 % below those of as many random labels, and at 100 % below "
+        "chance; partly if the first holds and the accuracy at 100 % is at most half; not "
+        f"otherwise. {_RUNS}",
+        experiment="deep_confuse/share",
+        judge=judge_share,
+    ),
+    _transfer("Figure 6", "deep_confuse/transfer", FIGURE_6),
+    _transfer("Figure 7: CIFAR-10", "deep_confuse/transfer_cifar10", FIGURE_7["cifar10"]),
+    _transfer("Figure 7: ImageNet", "deep_confuse/transfer_imagenet2", FIGURE_7["imagenet2"]),
+    Exhibit(
+        paper=CONFUSE,
+        exhibit="Figure 10",
+        claim="label-specific noise makes the network take each class for the next",
+        quantity="share of clean test images that are called the next class",
+        reported=round(LABEL_MAP_HIT_RATE[0] / 100, 4),
+        rule=f"the mean share: {_BY_SHARE}. {_RUNS}",
+        experiment="deep_confuse/label_map",
+        judge=judge_hit_rate,
+    ),
+)
