@@ -42,7 +42,8 @@ class Judgement:
             return "(picture)" if self.exhibit.startswith("Figure") else "(not at hand)"
         if reported is None:
             return "-"
-        return f"{100 * reported:.1f} %" if self._in_percent else f"{reported:.3f}"
+        # Four significant digits, as many as the papers print.
+        return f"{100 * reported:.4g} %" if self._in_percent else f"{reported:.3f}"
 
     def show_measured(self) -> str:
         if self.outcome is None:
