@@ -79,10 +79,9 @@ def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:
     _new_generator(config, data.learning, seed=config.seed)
     check_label_map(config.procedure.label_map, data.learning)
     Sampler(data.train, config.recipe, seed=0)
-    if config.select_every < 1:
-        raise PoisonkitError(f"select_every must be at least 1, not {config.select_every}")
-    if config.generators < 1 or config.repeats < 1:
-        raise PoisonkitError("there must be at least one generator and one repeat")
+    for name in ("select_every", "select_epochs", "generators", "repeats"):
+        if getattr(config, name) < 1:
+            raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
     for name, width in _networks(config):
         network = create(
             name, like=data.train, seed=0, standardise=config.standardise, **_width(width)
@@ -144,6 +143,7 @@ def learned_generator(
     generator = _new_generator(config, data.learning, seed=seed)
     (model, width), (surrogate, surrogate_width) = _networks(config)
     label_map = config.procedure.label_map
+    recipe = replace(config.recipe, epochs=config.select_epochs)
     spec: Json = {
         "version": VERSION,
         "generator": config.generator,
@@ -157,7 +157,7 @@ def learned_generator(
         "judged": {
             "every": config.select_every,
             "model": [model, width],
-            "recipe": asdict(config.recipe),
+            "recipe": asdict(recipe),
             "images": [data.part.checksum, data.held_out.checksum, data.test.checksum],
         },
         "device": data.learning.device.type,
@@ -166,7 +166,7 @@ def learned_generator(
     def score(candidate: NoiseGenerator) -> dict[str, float]:
         noisy, _ = craft(data.part, candidate).apply(data.part)
         network = _network(config, data.part, seed=seed, model=model, width=width)
-        fit(network, noisy, config.recipe, seed=seed)
+        fit(network, noisy, recipe, seed=seed)
         return {
             name: _score(network, images, label_map)
             for name, images in (("validation", data.held_out), ("test", data.test))
