@@ -16,7 +16,7 @@ from poisonkit.claims.spectral_signatures import (
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json
-from poisonkit.scorecard import as_rows, judge_all
+from poisonkit.scorecard import as_rows, judge_all, records_of
 from poisonkit.statistics import wilson
 from poisonkit.store import Json, Record, Store
 
@@ -248,3 +248,20 @@ def test_rows_are_json_with_the_documented_names(store: Store) -> None:
     }
     for row in as_rows(judge_all(store)):
         assert set(json.loads(json.dumps(row))) == wanted
+
+
+def test_a_record_on_images_that_no_name_determines_is_found_without_them(store: Store) -> None:
+    name = "deep_confuse/imagenet2"
+    config = as_json(EXPERIMENTS[name].configure(profile="small"))
+    assert records_of(name, store) == []
+    saved = store.save(
+        experiment=name,
+        version=EXPERIMENTS[name].version,
+        config={**config, "train_checksum": "a", "test_checksum": "b"},
+        metrics={"trials": []},
+        arrays={},
+        provenance={},
+        freeze=True,
+    )
+    assert records_of(name, store) == [saved]
+    assert records_of("deep_confuse/mnist", store) == []

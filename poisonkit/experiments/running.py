@@ -19,6 +19,8 @@ from poisonkit.experiments.settings import as_json, with_options
 from poisonkit.store import Json, Record, Store, default_store
 
 PROFILES = ("quick", "small", "paper")
+#: How the names of those options of a record end that hold the checksum of its data.
+CHECKSUM = "_checksum"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +186,11 @@ def _own_data(config: Any, context: Context) -> Json:
     """
     if not getattr(config, "dataset", "").startswith(("folder:", "imagenet2")):
         return {}
-    size = config.image_size
+    options = {"image_size": config.image_size}
+    if config.dataset == "imagenet2" and hasattr(config, "classes"):
+        options["classes"] = config.classes
     return {
-        f"{split}_checksum": context.load(config.dataset, split, image_size=size).checksum
+        f"{split}{CHECKSUM}": context.load(config.dataset, split, **options).checksum
         for split in ("train", "test")
     }
 
