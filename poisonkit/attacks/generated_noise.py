@@ -57,12 +57,7 @@ def craft(
     ----------
     share : of all images, in (0, 1]; below 1 they are chosen at random by ``seed``.
     """
-    if not 0 < share <= 1:
-        raise PoisonkitError(f"the share must lie in (0, 1], not {share}")
-    count = round(share * len(train))
-    generator_of_rows = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(train), generator=generator_of_rows)
-    rows = order[:count].sort().values.to(train.device)
+    rows = rows_to_perturb(train, share=share, seed=seed)
     return Poison(
         images=perturb(generator, train.x[rows]),
         labels=train.y[rows],
@@ -72,6 +67,15 @@ def craft(
         clean_label=True,
         source=train.checksum,
     )
+
+
+def rows_to_perturb(train: ImageSet, *, share: float, seed: int) -> Tensor:
+    """Return the rows of a share of the images, chosen at random by the seed, in order."""
+    if not 0 < share <= 1:
+        raise PoisonkitError(f"the share must lie in (0, 1], not {share}")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train), generator=generator)
+    return order[: round(share * len(train))].sort().values.to(train.device)
 
 
 def check_fit(generator: NoiseGenerator, x: Tensor) -> None:

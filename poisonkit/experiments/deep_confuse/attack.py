@@ -81,6 +81,7 @@ def attack_trial(
         },
         "learning": learned.course,
         "largest_change": int(poison.verify(data.train).max()),
+        "class_names": [*data.train.class_names],
         "data_checksum": data.train.checksum,
     }
     arrays: dict[str, Tensor] = {}

@@ -110,6 +110,7 @@ PAPER: Mapping[str, Mapping[str, object]] = {
 #: A laptop's: digits, ten short trials.
 QUICK: Mapping[str, object] = {
     "dataset": "digits",
+    "image_size": None,
     "epsilon": 0.3,
     "generator": "autoencoder",
     "generators": 1,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from poisonkit.attacks.generated_noise import craft
+from poisonkit.attacks.generated_noise import craft, rows_to_perturb
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.setting import (
@@ -124,7 +124,8 @@ class ShareConfig(ConfuseConfig):
 
     Attributes
     ----------
-    shares : of the training images, those that are perturbed, or labelled at random.
+    shares : of the training images, those that are perturbed, labelled at random, or left
+        out; the last, which the paper does not have, says what the rest is worth alone.
     epsilons : bounds of the noise, one curve each.
     """
 
@@ -137,13 +138,15 @@ def _share_units(config: ShareConfig) -> list[Json]:
     for share in config.shares:
         if not 0 <= share <= 1:
             raise PoisonkitError(f"a share must lie in [0, 1], not {share}")
-    kinds = [("noise", epsilon) for epsilon in config.epsilons] + [("random labels", None)]
+    kinds: list[tuple[str, float | None]] = [("noise", epsilon) for epsilon in config.epsilons]
+    kinds += [("random labels", None), ("left out", None)]
     return [
         {**run, "kind": kind, "epsilon": epsilon, "share": share}
         for kind, epsilon in kinds
         for share in config.shares
         for run in runs(config)
-        if kind == "noise" or run["generator"] == config.seed
+        if (kind == "noise" or run["generator"] == config.seed)
+        and (kind != "left out" or share < 1)
     ]
 
 
@@ -172,13 +175,19 @@ def random_labels(images: ImageSet, share: float, *, seed: int) -> ImageSet:
 def share_trial(
     config: ShareConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
-    """Perturb, or label at random, a share of the training images (Figure 5)."""
+    """Perturb, label at random, or leave out a share of the training images (Figure 5)."""
     config = _with_share(config, unit)
     data, cost = begin(config, context)
     images, seed, share = data.train, unit["seed"], unit["share"]
     if share and unit["kind"] == "noise":
         learned = learned_generator(config, data, unit["generator"], context, cost)
         images, _ = craft(images, learned.generator, share=share, seed=seed).apply(images)
+    elif share and unit["kind"] == "left out":
+        # Those that would be perturbed with the same seed.
+        chosen = rows_to_perturb(images, share=share, seed=seed)
+        kept = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        kept[chosen] = False
+        images = images.select(kept)
     elif share:
         images = random_labels(images, share, seed=seed)
     label = f"{unit['kind']}, {share:.0%}"
