@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,20 @@ from poisonkit.images import ImageSet
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+
+
+def levels(epsilon: float) -> int:
+    """Return the largest whole change of a value 0..255 within ``epsilon`` on the [0, 1] scale."""
+    return math.floor(255 * epsilon + 1e-9)
+
+
+def round_within(x: Tensor, bases: Tensor, *, limit: int) -> Tensor:
+    """Return images in [0, 1] as uint8, no value farther than ``limit`` from its base's.
+
+    Where rounding would lead farther, the value stays at the limit.
+    """
+    change = ((x * 255).round().short() - bases.short()).clamp(-limit, limit)
+    return (bases.short() + change).to(torch.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,16 +68,41 @@ def convex_coefficients(
             f"vertices of shape {list(vertices.shape)} and targets of shape "
             f"{list(target.shape)} are not [..., k, d] and [..., d]"
         )
-    count = vertices.shape[-2]
     # Of k x k numbers only: double precision costs nothing here, and near-equal vertices
     # need it.
     a, b = vertices.detach().double(), target.detach().double()
-    gram, products = a @ a.mT, (a @ b[..., None]).squeeze(-1)
+    found = solve(
+        a @ a.mT,
+        (a @ b[..., None]).squeeze(-1),
+        (b * b).sum(-1),
+        start=None if start is None else start.detach().double(),
+        tolerance=tolerance,
+        most_steps=most_steps,
+    )
+    return found.to(vertices.dtype)
+
+
+def solve(
+    gram: Tensor,
+    products: Tensor,
+    squares: Tensor,
+    *,
+    start: Tensor | None = None,
+    tolerance: float = 1e-8,
+    most_steps: int = 10_000,
+) -> Tensor:
+    """Solve the same problems from inner products, so that features may differ in length.
+
+    Parameters
+    ----------
+    gram, products, squares : float64, inner products of the vertices [..., k, k], of the
+        vertices with the target [..., k], of the target with itself [...].
+    """
     if not bool(torch.isfinite(gram).all() & torch.isfinite(products).all()):
         raise PoisonkitError("the features hold NaN or infinite values")
-    limit = 0.5 * tolerance * (b * b).sum(-1)
+    limit = 0.5 * tolerance * squares
     lipschitz = torch.linalg.eigvalsh(gram)[..., -1:].clamp_min(torch.finfo(gram.dtype).tiny)
-    c = torch.full_like(products, 1 / count) if start is None else start.detach().double()
+    c = torch.zeros_like(products) if start is None else start
     c = project_on_simplex(c)
     ahead, momentum = c, torch.ones_like(lipschitz)
     for step in range(most_steps):
@@ -90,7 +115,7 @@ def convex_coefficients(
         ahead, c, momentum = moved + weight * (moved - c), moved, following
         if step % LOOK_EVERY == 0 and bool((duality_gap(gram, products, c) <= limit).all()):
             break
-    return c.to(vertices.dtype)
+    return c
 
 
 def duality_gap(gram: Tensor, products: Tensor, c: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """What a learned noise generator does to images; saving it, and reading it back."""
 
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
 from poisonkit.models.generators import GENERATORS, NoiseGenerator
-from poisonkit.poison import Bound, Poison
+from poisonkit.poison import Bound, Poison, levels, round_within
 
 FORMAT = 1
 
@@ -37,15 +36,8 @@ def perturb(generator: NoiseGenerator, x: Tensor, *, batch_size: int = 500) -> T
     out = []
     for chunk in x.split(batch_size):
         noise = noise_of(generator, chunk, batch_size=batch_size)
-        moved = (add_noise(chunk.float() / 255, noise) * 255).round().short()
-        change = (moved - chunk.short()).clamp(-limit, limit)
-        out.append((chunk.short() + change).to(torch.uint8))
+        out.append(round_within(add_noise(chunk.float() / 255, noise), chunk, limit=limit))
     return torch.cat(out)
-
-
-def levels(epsilon: float) -> int:
-    """Return the largest whole change of a value 0..255 within ``epsilon`` on the [0, 1] scale."""
-    return math.floor(255 * epsilon + 1e-9)
 
 
 def craft(

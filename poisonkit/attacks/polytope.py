@@ -1,0 +1,209 @@
+"""Convex Polytope, Feature Collision and Bullseye: poisons around a target in feature space.
+
+Zhu et al., *Transferable Clean-Label Poisoning Attacks on Deep Neural Nets* (2019). A few
+images of one class are moved so that, in the features of several substitute networks,
+they surround an image of another class. A linear classifier that gives them their own
+label must then give it to the target too (Proposition 1).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from poisonkit import checkpoint
+from poisonkit.attacks.surrounding import (
+    Aims,
+    Procedure,
+    Substitute,
+    backward,
+    features_at,
+    ready_to_craft,
+)
+from poisonkit.devices import repeatable_kernels
+from poisonkit.errors import PoisonkitError
+from poisonkit.images import ImageSet
+from poisonkit.models import channel_statistics
+from poisonkit.poison import Bound, Poison, levels, round_within
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crafted:
+    """One poison for each target, and how the crafting went.
+
+    Attributes
+    ----------
+    losses : float [iterations, T], the objective of each target before each step.
+    coefficients : float64 [substitutes and taps, T, k], the last ones.
+    """
+
+    poisons: list[Poison]
+    losses: Tensor
+    coefficients: Tensor
+
+
+def craft(
+    train: ImageSet,
+    substitutes: Sequence[Substitute],
+    targets: ImageSet,
+    *,
+    rows: Sequence[int],
+    procedure: Procedure,
+    seed: int,
+    stream: bool = False,
+    checkpoint_file: Path | None = None,
+    checkpoint_every: int = 100,
+    progress: bool = False,
+) -> Crafted:
+    """Craft poisons for several targets at once, each from the same training images.
+
+    Parameters
+    ----------
+    rows : training images that become poisons, all of one class, which is what the
+        targets shall be taken for.
+    targets : images of other classes, with their true labels.
+    stream : pass the networks through one after the other, so that the memory is that
+        of one; otherwise all coefficients are solved together.
+    checkpoint_file : holds the state every ``checkpoint_every`` iterations; if it exists,
+        the crafting goes on from there.
+
+    Raises
+    ------
+    PoisonkitError
+        Before anything is computed: if the bases are not of one class, a target is of that
+        class or among the training images, a tap does not exist, or the images have
+        another size than those that the networks take.
+    """
+    chosen = torch.as_tensor(rows, device=train.device)
+    check_request(train, substitutes, targets, rows=rows, procedure=procedure)
+    bases = train.x[chosen].float() / 255
+    state = _State(len(targets), bases, _scale(train, procedure), _problems(substitutes))
+    optimizer = torch.optim.Adam([state.change], lr=procedure.learning_rate)
+    run = json.dumps({"seed": seed, "targets": targets.checksum, **asdict(procedure)})
+    done = checkpoint.restore(checkpoint_file, state, optimizer, run)
+    losses = [torch.tensor(entry["losses"]) for entry in done]
+    bar = tqdm(
+        total=procedure.iterations,
+        initial=len(losses),
+        disable=not progress,
+        desc="craft",
+        unit="step",
+        leave=False,
+    )
+    with bar, torch.random.fork_rng(), repeatable_kernels(), ready_to_craft(substitutes, procedure):
+        aims = Aims(substitutes, targets, procedure, seed)
+        for number in range(len(losses), procedure.iterations):
+            torch.manual_seed(seed + 1 + number)
+            optimizer.zero_grad(set_to_none=True)
+            images = state.images()
+            loss = backward(images, state.coefficients, substitutes, aims, procedure, stream=stream)
+            losses.append(loss.cpu())
+            optimizer.step()
+            state.project(procedure.epsilon)
+            if checkpoint_file and (number + 1) % checkpoint_every == 0:
+                entries = [{"losses": entry.tolist()} for entry in losses]
+                checkpoint.save(checkpoint_file, state, optimizer, entries, run)
+            bar.update()
+    limit = levels(procedure.epsilon)
+    poisons = [
+        Poison(
+            images=round_within(images, train.x[chosen], limit=limit),
+            labels=train.y[chosen],
+            rows=chosen,
+            placement="replaced",
+            bound=Bound(kind="linf", value=limit),
+            clean_label=True,
+            source=train.checksum,
+        )
+        for images in state.images().detach()
+    ]
+    return Crafted(
+        poisons=poisons, losses=torch.stack(losses), coefficients=state.coefficients.clone()
+    )
+
+
+def check_request(
+    train: ImageSet,
+    substitutes: Sequence[Substitute],
+    targets: ImageSet,
+    *,
+    rows: Sequence[int],
+    procedure: Procedure,
+) -> None:
+    """Refuse before any crafting what cannot be crafted, see :func:`craft`."""
+    if not substitutes:
+        raise PoisonkitError("crafting needs at least one substitute network")
+    least = 1 if procedure.objective == "collision" else 2
+    if len(set(rows)) < len(rows) or len(rows) < least:
+        raise PoisonkitError(
+            f"{procedure.objective} needs at least {least} different poisons, not {list(rows)}"
+        )
+    labels = {int(train.y[row]) for row in rows}
+    if len(labels) > 1:
+        names = ", ".join(train.class_names[label] for label in sorted(labels))
+        raise PoisonkitError(f"the bases must be of one class, not of {names}")
+    [label] = labels
+    for number, y in enumerate(targets.y.tolist()):
+        if y == label:
+            raise PoisonkitError(
+                f"target {number} is of class {train.class_names[label]!r}, as the bases are"
+            )
+    if targets.x.shape[1:] != train.x.shape[1:]:
+        raise PoisonkitError(
+            f"the targets are {list(targets.x.shape[1:])}, the training images "
+            f"{list(train.x.shape[1:])}"
+        )
+    for number, target in enumerate(targets.x):
+        if bool((train.x == target).flatten(1).all(1).any()):
+            raise PoisonkitError(f"target {number} is one of the training images")
+    for substitute in substitutes:
+        if not substitute.taps:
+            raise PoisonkitError("a substitute needs at least one tap")
+        for tap in substitute.taps:
+            substitute.network.module_at(tap)
+        try:
+            with torch.no_grad(), ready_to_craft([substitute], procedure):
+                features_at(substitute, targets.x[:1].float() / 255)
+        except RuntimeError as error:
+            raise PoisonkitError(
+                f"a substitute cannot take images of {train.image_size} pixels ({error})"
+            ) from error
+
+
+class _State(nn.Module):
+    """The change of each base for each target, in Adam's unit, and the coefficients."""
+
+    def __init__(self, targets: int, bases: Tensor, scale: Tensor, problems: int) -> None:
+        super().__init__()
+        self.bases, self.scale = bases, scale
+        self.change = nn.Parameter(bases.new_zeros(targets, *bases.shape))
+        k = len(bases)
+        start = torch.full((problems, targets, k), 1 / k, dtype=torch.float64, device=bases.device)
+        self.register_buffer("coefficients", start)
+
+    coefficients: Tensor
+
+    def images(self) -> Tensor:
+        """Return the poisons [T, k, C, H, W] in [0, 1]."""
+        return self.bases + self.scale * self.change
+
+    @torch.no_grad()
+    def project(self, epsilon: float) -> None:
+        """Go back to the epsilon-ball and to the range of pixels."""
+        x = self.images().clamp(self.bases - epsilon, self.bases + epsilon).clamp(0, 1)
+        self.change.copy_((x - self.bases) / self.scale)
+
+
+def _problems(substitutes: Sequence[Substitute]) -> int:
+    return sum(len(substitute.taps) for substitute in substitutes)
+
+
+def _scale(train: ImageSet, procedure: Procedure) -> Tensor:
+    if procedure.unit == "pixels":
+        return torch.ones(train.channels, 1, 1, device=train.device)
+    _, deviation = channel_statistics(train.x)
+    return deviation.float().to(train.device).view(-1, 1, 1)

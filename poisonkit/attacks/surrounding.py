@@ -1,0 +1,262 @@
+"""What poisons are to do in the feature spaces of substitute networks, and the slope to it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.images import ImageSet
+from poisonkit.models import Classifier
+from poisonkit.simplex import solve
+
+OBJECTIVES = ("polytope", "collision", "bullseye")
+Objective = Literal["polytope", "collision", "bullseye"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure:
+    """How poisons are crafted; the defaults are the paper's (section 4).
+
+    Attributes
+    ----------
+    objective : ``polytope``, the distance from the target to the nearest convex
+        combination of the poisons (equation 3); ``collision``, the distance of each poison
+        (equation 2); or ``bullseye``, the distance of their mean.
+    epsilon : bound of the change of each value on the [0, 1] scale.
+    iterations : steps of Adam.
+    learning_rate : of Adam, in units of ``unit``.
+    unit : ``deviation``, the standard deviation of each channel, as in the released
+        code; or ``pixels``, the [0, 1] scale.
+    dropout : whether the substitutes' dropout is on while crafting (section 4).
+    target_mask : ``once``, the target's features are read with one draw of the dropout,
+        as in the released code; ``every``, with a new one in each iteration; or
+        ``without``, with dropout off.
+    pooled : what the released code makes of the polytope at features without pixels:
+        ``polytope`` as written, or ``released``, one collision for each poison.
+    tolerance : of the coefficients, see :func:`poisonkit.simplex.convex_coefficients`.
+    """
+
+    objective: Objective = "polytope"
+    epsilon: float = 0.1
+    iterations: int = 4000
+    learning_rate: float = 0.04
+    unit: Literal["deviation", "pixels"] = "deviation"
+    dropout: bool = True
+    target_mask: Literal["once", "every", "without"] = "once"
+    pooled: Literal["polytope", "released"] = "polytope"
+    tolerance: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("objective", OBJECTIVES),
+            ("unit", ("deviation", "pixels")),
+            ("target_mask", ("once", "every", "without")),
+            ("pooled", ("polytope", "released")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        if not 0 < self.epsilon <= 1:
+            raise PoisonkitError(f"epsilon must lie in (0, 1], not {self.epsilon}")
+        if self.iterations < 1 or not self.learning_rate > 0:
+            raise PoisonkitError("there must be at least 1 iteration, at a positive rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Substitute:
+    """A trained network that the poisons are crafted with, and the layers they are to surround.
+
+    Attributes
+    ----------
+    taps : names of parts, see :meth:`poisonkit.models.Classifier.module_at`; one for
+        equation 3, several for equation 4.
+    """
+
+    network: Classifier
+    taps: tuple[str, ...]
+
+
+class Aims:
+    """The targets' features, for each substitute one [T, d] a tap."""
+
+    def __init__(
+        self,
+        substitutes: Sequence[Substitute],
+        targets: ImageSet,
+        procedure: Procedure,
+        seed: int,
+    ) -> None:
+        self._x = targets.x.float() / 255
+        self._mask = procedure.target_mask
+        self._kept: list[list[Tensor]] = []
+        torch.manual_seed(seed)
+        if self._mask != "every":
+            with torch.no_grad(), _without_dropout(substitutes, self._mask == "without"):
+                self._kept = [features_at(one, self._x) for one in substitutes]
+
+    def of(self, number: int, substitute: Substitute) -> list[Tensor]:
+        if self._kept:
+            return [found.flatten(1) for found in self._kept[number]]
+        with torch.no_grad():
+            return [found.flatten(1) for found in features_at(substitute, self._x)]
+
+
+def backward(
+    images: Tensor,
+    coefficients: Tensor,
+    substitutes: Sequence[Substitute],
+    aims: Aims,
+    procedure: Procedure,
+    *,
+    stream: bool,
+) -> Tensor:
+    """Send the objective's slope back through the poisons, and return it for each target.
+
+    Parameters
+    ----------
+    images : poisons [T, k, C, H, W] in [0, 1], part of a graph; the slope goes through it.
+    coefficients : float64 [substitutes and taps, T, k], solved for in place.
+    stream : see :func:`poisonkit.attacks.polytope.craft`.
+    """
+    groups = [[k] for k in range(len(substitutes))] if stream else [[*range(len(substitutes))]]
+    # The networks' slopes are gathered here, so that the graph below is gone through once.
+    x = images.detach().requires_grad_()
+    total = torch.zeros(len(x), device=x.device)
+    first = 0
+    for group in groups:
+        pairs: list[tuple[Tensor, Tensor, bool]] = []
+        for number in group:
+            substitute = substitutes[number]
+            found = features_at(substitute, x.flatten(0, 1))
+            for values, aim in zip(found, aims.of(number, substitute), strict=True):
+                pooled = values.ndim == 2 and len(substitute.taps) > 1
+                pairs.append((values.reshape(*x.shape[:2], -1), aim, pooled))
+        count = len(pairs)
+        if procedure.objective == "polytope":
+            _solve(coefficients[first : first + count], pairs, procedure.tolerance)
+        terms = [
+            objective(
+                values,
+                aim,
+                coefficients[first + number],
+                procedure,
+                pooled=pooled,
+            )
+            for number, (values, aim, pooled) in enumerate(pairs)
+        ]
+        loss = torch.stack(terms).sum(0) / len(substitutes)
+        loss.sum().backward()
+        total += loss.detach()
+        first += count
+    images.backward(x.grad)
+    return total
+
+
+def _solve(
+    coefficients: Tensor, pairs: list[tuple[Tensor, Tensor, bool]], tolerance: float
+) -> None:
+    """Solve for the coefficients of all pairs at once, in place."""
+    grams, products, squares = [], [], []
+    for values, aim, _ in pairs:
+        a, b = values.detach().double(), aim.double()
+        grams.append(a @ a.mT)
+        products.append((a @ b[..., None]).squeeze(-1))
+        squares.append((b * b).sum(-1))
+    found = solve(
+        torch.stack(grams),
+        torch.stack(products),
+        torch.stack(squares),
+        start=coefficients,
+        tolerance=tolerance,
+    )
+    coefficients.copy_(found)
+
+
+def objective(
+    values: Tensor, aim: Tensor, coefficients: Tensor, procedure: Procedure, *, pooled: bool
+) -> Tensor:
+    """Return one network's (and tap's) term of the objective for each target, float [T].
+
+    Parameters
+    ----------
+    values : features of the poisons [T, k, d].
+    aim : features of the targets [T, d].
+    coefficients : [T, k], of the polytope.
+    pooled : whether these are features without pixels, at one of several taps; see
+        ``Procedure.pooled``.
+    """
+    size = (aim * aim).sum(-1)
+    if procedure.objective == "collision":
+        return ((values - aim[:, None]) ** 2).sum((-1, -2)) / size
+    if procedure.objective == "polytope" and pooled and procedure.pooled == "released":
+        # The released code multiplies coefficients and features so that each poison is
+        # weighted by their sum, which is 1.
+        return 0.5 * ((values - aim[:, None]) ** 2).sum((-1, -2)) / size
+    if procedure.objective == "bullseye":
+        nearest = values.mean(1)
+    else:
+        nearest = (coefficients.to(values.dtype)[..., None] * values).sum(1)
+    return 0.5 * ((nearest - aim) ** 2).sum(-1) / size
+
+
+def features_at(substitute: Substitute, x: Tensor) -> list[Tensor]:
+    """Return the features at each tap, gradients included."""
+    found: dict[str, Tensor] = {}
+
+    def keep(tap: str) -> object:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            # Copied at once: a later in-place activation would overwrite the output.
+            found[tap] = output.clone()
+
+        return substitute.network.module_at(tap).register_forward_hook(hook)
+
+    handles = [keep(tap) for tap in substitute.taps]
+    try:
+        substitute.network(x)
+    finally:
+        for handle in handles:
+            handle.remove()  # type: ignore[attr-defined]
+    return [found[tap] for tap in substitute.taps]
+
+
+@contextmanager
+def ready_to_craft(substitutes: Sequence[Substitute], procedure: Procedure) -> Iterator[None]:
+    """Networks in eval mode and without gradients of their own, dropout on if asked for."""
+    modes = [(m, m.training) for one in substitutes for m in one.network.modules()]
+    wanted = [(p, p.requires_grad) for one in substitutes for p in one.network.parameters()]
+    for one in substitutes:
+        one.network.eval()
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    for module, _ in modes:
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.training = procedure.dropout
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _without_dropout(substitutes: Sequence[Substitute], wanted: bool) -> Iterator[None]:
+    drops = [
+        module
+        for one in substitutes
+        for module in one.network.modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd)
+    ]
+    modes = [drop.training for drop in drops]
+    if wanted:
+        for drop in drops:
+            drop.training = False
+    try:
+        yield
+    finally:
+        for drop, training in zip(drops, modes, strict=True):
+            drop.training = training
