@@ -122,9 +122,14 @@ def create(
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the caller's CUDA generators too.
         torch.default_generator.manual_seed(seed)
-        body = MODELS[name](
-            classes=like.classes, channels=like.channels, image_size=like.image_size, **options
-        )
+        try:
+            body = MODELS[name](
+                classes=like.classes, channels=like.channels, image_size=like.image_size, **options
+            )
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise PoisonkitError(f"{name} does not have the option {', '.join(options)}") from error
     network = Classifier(body, mean=mean, deviation=deviation).to(like.device)
     # The layout that training uses: a network read from the store then computes, to the
     # last bit, what the freshly trained one did.

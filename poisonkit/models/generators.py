@@ -161,6 +161,8 @@ def create_generator(
         raise unknown("generator", name, GENERATORS)
     if not 0 < epsilon <= 1:
         raise PoisonkitError(f"epsilon must lie in (0, 1], on the [0, 1] scale, not {epsilon}")
+    if options.get("width", 1) < 1:
+        raise PoisonkitError(f"a generator must be at least 1 channel wide, not {options['width']}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         body = GENERATORS[name](channels=like.channels, **options)

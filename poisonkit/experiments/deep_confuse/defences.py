@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from poisonkit.attacks.generated_noise import craft
+from poisonkit.attacks.generated_noise import craft, rows_to_perturb
 from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
 from poisonkit.errors import unknown
@@ -82,6 +82,7 @@ def _defended(config: DefencesConfig, unit: Json) -> DefencesConfig:
 
 def _defence_check(config: DefencesConfig, unit: Json, context: Context) -> object:
     data, _ = begin(_defended(config, unit), context)
+    rows_to_perturb(data.train, share=config.share, seed=unit["seed"])
     if config.model not in LAST_HIDDEN and unit["defence"] == "spectral filter":
         raise unknown("network with a known last hidden layer", config.model, LAST_HIDDEN)
     return data

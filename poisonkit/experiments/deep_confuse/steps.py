@@ -66,6 +66,12 @@ def load_data(config: ConfuseConfig, context: Context) -> Data:
             f"{test.image_size} pixels high and wide; set image_size to resize them all"
         )
     part, held_out = train.split(config.validation, seed=config.seed)
+    for images in (part, held_out):
+        if len(images.y.unique()) < train.classes:
+            raise PoisonkitError(
+                f"validation={config.validation} of {len(train)} images leaves a class without "
+                "images to learn from, or without any held out"
+            )
     learning = part
     if config.learning_images_per_class is not None:
         learning = part.first_per_class(config.learning_images_per_class)
@@ -83,10 +89,8 @@ def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:
         if getattr(config, name) < 1:
             raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
     for name, width in _networks(config):
-        network = create(
-            name, like=data.train, seed=0, standardise=config.standardise, **_width(width)
-        ).eval()
         try:
+            network = _network(config, data.train, seed=0, model=name, width=width).eval()
             with torch.no_grad():
                 network(next(batches(data.train.x[:2])))
         except RuntimeError as error:

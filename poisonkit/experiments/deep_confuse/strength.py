@@ -155,7 +155,7 @@ def _share_check(config: ShareConfig, unit: Json, context: Context) -> object:
 
 
 def _with_share(config: ShareConfig, unit: Json) -> ShareConfig:
-    return replace(config, epsilon=unit["epsilon"] or config.epsilon)
+    return config if unit["epsilon"] is None else replace(config, epsilon=unit["epsilon"])
 
 
 def random_labels(images: ImageSet, share: float, *, seed: int) -> ImageSet:

@@ -35,12 +35,17 @@ NETWORKS: Mapping[str, Mapping[str, object]] = {
     "half": {"model": "two_layer_cnn_bn", "width": 5},
     "twice": {"model": "two_layer_cnn_bn", "width": 20},
     **{
-        name: {"model": name, "recipe.learning_rate": 0.05, "recipe.schedule": "cosine"}
+        name: {
+            "model": name,
+            "width": None,
+            "recipe.learning_rate": 0.05,
+            "recipe.schedule": "cosine",
+        }
         for name in ("vgg16", "vgg19", "resnet18", "resnet50", "densenet121")
     },
     "vgg11, width 16": {"model": "vgg11", "width": 16},
-    "resnet8": {"model": "resnet8"},
-    "resnet14": {"model": "resnet14"},
+    "resnet8": {"model": "resnet8", "width": None},
+    "resnet14": {"model": "resnet14", "width": None},
     "densenet22, width 16": {"model": "densenet22", "width": 16},
 }
 #: Section 5.2: 300 trees; a radial kernel of coefficient 0.01 on pixels in [0, 1]. The
