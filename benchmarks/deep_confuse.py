@@ -429,8 +429,8 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--width", type=int, default=20, help="of the classifier")
     parser.add_argument("--generator-width", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20, help="that are timed together")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=5, help="that are timed together")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
 

@@ -3,8 +3,9 @@
 Attacks on training ask how a change of the training images would change what the network
 does after it has been trained on them. The answer for one step is exact: a mixed second
 derivative, of the training loss by weights and images. Here it is had by double backward.
-Forward-over-reverse and reverse-over-forward give the same numbers; on CPU they took as
-long without batch normalisation and a third longer with it (`benchmarks/deep_confuse.py`).
+Forward-over-reverse gives the same numbers, a tenth slower on a CPU; reverse-over-forward
+does so only where batch normalisation is written out, since torch's own tangent of it
+takes mean and variance for constants (`benchmarks/deep_confuse.py` compares them).
 """
 
 import torch
