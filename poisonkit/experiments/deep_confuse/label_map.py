@@ -103,7 +103,7 @@ LABEL_MAP = Experiment(
     summary="Figure 10: confusion matrices, and the label-specific attack",
     version=1,
     config=LabelMapConfig,
-    profiles=profiles_of("mnist", quick={"repeats": 2, "image_size": 28}),
+    profiles=profiles_of("mnist", quick={"repeats": 2, "procedure.trials": 30, "select_every": 10}),
     variants=variants_of("mnist"),
     units=_map_units,
     trial=map_trial,
