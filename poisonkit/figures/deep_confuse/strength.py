@@ -73,7 +73,7 @@ def epsilon_slider(record: Record) -> Slider:
         found = percent(row_of["mean"], row_of["deviation"], 1)
         figure.suptitle(f"accuracy after training on such images: {found}", fontsize="small")
         frames.append((f"{epsilon:g}", figure))
-    return slider(frames, label="epsilon", start=len(frames) - 1)
+    return slider(frames, label="epsilon")
 
 
 def _pictures(record: Record) -> dict[float, Tensor]:
