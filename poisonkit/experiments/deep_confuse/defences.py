@@ -12,13 +12,18 @@ from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
 from poisonkit.errors import unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
-from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN, begin, learned_generator, train_on
+from poisonkit.experiments.deep_confuse.steps import (
+    LAST_HIDDEN,
+    begin,
+    clean_and_perturbed,
+    learned_generator,
+    train_on,
+)
 from poisonkit.experiments.networks import Context, Cost, Transform
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, features
-from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 
 #: Steps of the attack that adversarial training makes on each batch; each goes a quarter
@@ -121,15 +126,7 @@ def _train(
 
 def defence_summary(config: DefencesConfig, trials: Sequence[Json]) -> Json:
     """Mean and deviation of both accuracies for each measure."""
-    rows = []
-    for name in config.defences:
-        own = [trial for trial in trials if trial["defence"] == name]
-        row: Json = {"defence": name, "runs": len(own)}
-        for kind in ("clean", "perturbed"):
-            mean, deviation = mean_and_deviation([trial[kind] for trial in own])
-            row |= {kind: mean, f"{kind}_deviation": deviation}
-        rows.append(row)
-    return {"rows": rows}
+    return {"rows": clean_and_perturbed(trials, "defence", config.defences)}
 
 
 DEFENCE = Experiment(

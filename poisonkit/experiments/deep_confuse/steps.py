@@ -1,7 +1,7 @@
 """The steps that the Deep Confuse trials are made of: learn a generator, perturb, train, look."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from poisonkit.experiments.networks import Context, Cost, Transform, training_of
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create
 from poisonkit.models.generators import NoiseGenerator, create_generator
+from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 from poisonkit.training import Sampler, fit
 
@@ -299,3 +300,16 @@ def some_of_each_class(images: ImageSet, count: int) -> Tensor:
     """Return the rows of the first images of each class, ``count`` or as many as there are."""
     rows = [images.indices_of(label)[:count] for label in range(images.classes)]
     return torch.cat(rows)
+
+
+def clean_and_perturbed(trials: Sequence[Json], key: str, names: Sequence[str]) -> list[Json]:
+    """Return mean and deviation of both accuracies for each of the names under ``key``."""
+    rows = []
+    for name in names:
+        own = [trial for trial in trials if trial[key] == name]
+        row: Json = {key: name, "runs": len(own)}
+        for kind in ("clean", "perturbed"):
+            mean, deviation = mean_and_deviation([trial[kind] for trial in own])
+            row |= {kind: mean, f"{kind}_deviation": deviation}
+        rows.append(row)
+    return rows

@@ -18,12 +18,16 @@ from poisonkit.experiments.deep_confuse.setting import (
     runs,
     variants_of,
 )
-from poisonkit.experiments.deep_confuse.steps import begin, learned_generator, train_on
+from poisonkit.experiments.deep_confuse.steps import (
+    begin,
+    clean_and_perturbed,
+    learned_generator,
+    train_on,
+)
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.images import ImageSet
-from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 
 #: The options that go with each network. Half and twice the width are the paper's small
@@ -131,15 +135,7 @@ def _pixels(images: ImageSet) -> np.ndarray:
 
 def transfer_summary(config: TransferConfig, trials: Sequence[Json]) -> Json:
     """Mean and deviation of both accuracies for each classifier."""
-    rows = []
-    for name in config.classifiers:
-        own = [trial for trial in trials if trial["classifier"] == name]
-        row: Json = {"classifier": name, "runs": len(own)}
-        for kind in ("clean", "perturbed"):
-            mean, deviation = mean_and_deviation([trial[kind] for trial in own])
-            row |= {kind: mean, f"{kind}_deviation": deviation}
-        rows.append(row)
-    return {"rows": rows}
+    return {"rows": clean_and_perturbed(trials, "classifier", config.classifiers)}
 
 
 def _transfer_on(dataset: str, name: str, figure: str, **profiles: Any) -> Experiment:
