@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poisonkit.models import evaluating
+
 
 def add_gaussian_noise(network: nn.Module, x: Tensor, y: Tensor, *, deviation: float) -> Tensor:
     """Return images in [0, 1] with normal noise of that standard deviation, clipped."""
@@ -24,14 +26,11 @@ def attack_linf(
     x : float [B, C, H, W] in [0, 1].
     steps, rate : each step moves every value by ``rate`` along the sign of its slope.
     """
-    modes = {module: module.training for module in network.modules()}
-    # In training mode each look at a batch would move the running averages.
-    network.eval()
     moved = (x + epsilon * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-    for _ in range(steps):
-        moved = moved.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(F.cross_entropy(network(moved), y), moved)
-        moved = (moved + rate * slope.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
-    for module, training in modes.items():
-        module.training = training
+    # In training mode each look at a batch would move the running averages.
+    with evaluating(network):
+        for _ in range(steps):
+            moved = moved.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(F.cross_entropy(network(moved), y), moved)
+            moved = (moved + rate * slope.sign()).clamp(x - epsilon, x + epsilon).clamp(0, 1)
     return moved.detach()

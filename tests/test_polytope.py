@@ -255,7 +255,7 @@ def test_a_crafting_that_was_stopped_goes_on_where_it_was(scene, tmp_path, monke
     nets = substitutes(dropout=0.3)
     procedure = replace(SHORT, dropout=True)
     unbroken = crafted(scene, procedure, nets)
-    options = {"checkpoint_file": tmp_path / "state.safetensors", "checkpoint_every": 4}
+    options = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 4}
     calls = []
 
     def stop(*arguments, **named):
@@ -273,6 +273,21 @@ def test_a_crafting_that_was_stopped_goes_on_where_it_was(scene, tmp_path, monke
     assert torch.allclose(resumed.losses, unbroken.losses)
     for one, other in zip(unbroken.poisons, resumed.poisons, strict=True):
         assert torch.equal(one.images, other.images)
+
+
+def test_a_checkpoint_of_another_crafting_is_refused(scene, tmp_path):
+    train, rows, targets = scene
+    options = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 1}
+    short = replace(SHORT, iterations=1)
+    crafted(scene, short, **options)
+    others = (
+        ((train, rows[:4], targets), substitutes()),
+        ((train, rows, targets.select(torch.tensor([0, 1, 1]))), substitutes()),
+        (scene, substitutes("stage")),
+    )
+    for other, nets in others:
+        with pytest.raises(PoisonkitError, match="checkpoint of another"):
+            crafted(other, short, nets, **options)
 
 
 def test_a_target_that_the_poisons_already_surround_costs_nothing(scene):

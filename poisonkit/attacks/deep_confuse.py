@@ -151,7 +151,7 @@ class Learner:
         return (loss,)
 
     def _one_follow(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """Take one step of the surrogate (line 8) on the frozen generator's images."""
+        """Take one step of the surrogate (line 13) on the frozen generator's images."""
         with torch.no_grad():
             noisy = add_noise(x, self.frozen(x))
         rate = self.procedure.surrogate_rate
@@ -225,7 +225,8 @@ def fit_generator(
         for number in range(len(history), procedure.trials):
             start = time.perf_counter()
             generator.train()
-            fresh = surrogate(seed + 1000 * (number + 1)).to(images.device)
+            # Far from the seeds of the classifiers that are attacked in the end.
+            fresh = surrogate(seed + 1_000_003 * (number + 1)).to(images.device)
             loss, _ = learner.trial(fresh, images, seed=seed, number=number)
             if not math.isfinite(loss):
                 raise PoisonkitError(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from poisonkit import checkpoint
 from poisonkit.attacks.surrounding import (
     Aims,
     Procedure,
@@ -24,6 +23,7 @@ from poisonkit.attacks.surrounding import (
     features_at,
     ready_to_craft,
 )
+from poisonkit.checkpoint import restore, save
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
@@ -55,7 +55,7 @@ def craft(
     procedure: Procedure,
     seed: int,
     stream: bool = False,
-    checkpoint_file: Path | None = None,
+    checkpoint: Path | None = None,
     checkpoint_every: int = 100,
     progress: bool = False,
 ) -> Crafted:
@@ -68,8 +68,9 @@ def craft(
     targets : images of other classes, with their true labels.
     stream : pass the networks through one after the other, so that the memory is that
         of one; otherwise all coefficients are solved together.
-    checkpoint_file : holds the state every ``checkpoint_every`` iterations; if it exists,
-        the crafting goes on from there.
+    checkpoint : holds the state every ``checkpoint_every`` iterations; if it exists,
+        the crafting goes on from there, unless it belongs to other images, layers, seed or
+        procedure; the networks must be the same.
 
     Raises
     ------
@@ -83,8 +84,15 @@ def craft(
     bases = train.x[chosen].float() / 255
     state = _State(len(targets), bases, _scale(train, procedure), _problems(substitutes))
     optimizer = torch.optim.Adam([state.change], lr=procedure.learning_rate)
-    run = json.dumps({"seed": seed, "targets": targets.checksum, **asdict(procedure)})
-    done = checkpoint.restore(checkpoint_file, state, optimizer, run)
+    about = {
+        "seed": seed,
+        "train": train.checksum,
+        "rows": [*rows],
+        "targets": targets.checksum,
+        "taps": [substitute.taps for substitute in substitutes],
+    }
+    run = json.dumps({**about, **asdict(procedure)})
+    done = restore(checkpoint, state, optimizer, run)
     losses = [torch.tensor(entry["losses"]) for entry in done]
     bar = tqdm(
         total=procedure.iterations,
@@ -104,9 +112,9 @@ def craft(
             losses.append(loss.cpu())
             optimizer.step()
             state.project(procedure.epsilon)
-            if checkpoint_file and (number + 1) % checkpoint_every == 0:
+            if checkpoint and (number + 1) % checkpoint_every == 0:
                 entries = [{"losses": entry.tolist()} for entry in losses]
-                checkpoint.save(checkpoint_file, state, optimizer, entries, run)
+                save(checkpoint, state, optimizer, entries, run)
             bar.update()
     limit = levels(procedure.epsilon)
     poisons = [

@@ -1,7 +1,7 @@
 """What poisons are to do in the feature spaces of substitute networks, and the slope to it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
-from poisonkit.models import Classifier
+from poisonkit.models import Classifier, evaluating, tapped
 from poisonkit.simplex import solve
 
 OBJECTIVES = ("polytope", "collision", "bullseye")
@@ -94,7 +94,8 @@ class Aims:
         self._kept: list[list[Tensor]] = []
         torch.manual_seed(seed)
         if self._mask != "every":
-            with torch.no_grad(), _without_dropout(substitutes, self._mask == "without"):
+            without = _evaluating_all(substitutes) if self._mask == "without" else nullcontext()
+            with torch.no_grad(), without:
                 self._kept = [features_at(one, self._x) for one in substitutes]
 
     def of(self, number: int, substitute: Substitute) -> list[Tensor]:
@@ -204,59 +205,35 @@ def objective(
 
 def features_at(substitute: Substitute, x: Tensor) -> list[Tensor]:
     """Return the features at each tap, gradients included."""
-    found: dict[str, Tensor] = {}
-
-    def keep(tap: str) -> object:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            # Copied at once: a later in-place activation would overwrite the output.
-            found[tap] = output.clone()
-
-        return substitute.network.module_at(tap).register_forward_hook(hook)
-
-    handles = [keep(tap) for tap in substitute.taps]
-    try:
+    with ExitStack() as stack:
+        found = [
+            stack.enter_context(tapped(substitute.network, tap, gradients=True))
+            for tap in substitute.taps
+        ]
         substitute.network(x)
-    finally:
-        for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
-    return [found[tap] for tap in substitute.taps]
+    return [outputs[-1] for outputs in found]
 
 
 @contextmanager
 def ready_to_craft(substitutes: Sequence[Substitute], procedure: Procedure) -> Iterator[None]:
     """Networks in eval mode and without gradients of their own, dropout on if asked for."""
-    modes = [(m, m.training) for one in substitutes for m in one.network.modules()]
     wanted = [(p, p.requires_grad) for one in substitutes for p in one.network.parameters()]
-    for one in substitutes:
-        one.network.eval()
-    for parameter, _ in wanted:
-        parameter.requires_grad_(False)
-    for module, _ in modes:
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.training = procedure.dropout
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
+    with _evaluating_all(substitutes):
+        for one in substitutes:
+            one.network.requires_grad_(False)
+            for module in one.network.modules():
+                if isinstance(module, nn.modules.dropout._DropoutNd):
+                    module.training = procedure.dropout
+        try:
+            yield
+        finally:
+            for parameter, flag in wanted:
+                parameter.requires_grad_(flag)
 
 
 @contextmanager
-def _without_dropout(substitutes: Sequence[Substitute], wanted: bool) -> Iterator[None]:
-    drops = [
-        module
-        for one in substitutes
-        for module in one.network.modules()
-        if isinstance(module, nn.modules.dropout._DropoutNd)
-    ]
-    modes = [drop.training for drop in drops]
-    if wanted:
-        for drop in drops:
-            drop.training = False
-    try:
+def _evaluating_all(substitutes: Sequence[Substitute]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for one in substitutes:
+            stack.enter_context(evaluating(one.network))
         yield
-    finally:
-        for drop, training in zip(drops, modes, strict=True):
-            drop.training = training

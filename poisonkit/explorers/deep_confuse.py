@@ -16,11 +16,12 @@ from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft, perturb
 from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
-from poisonkit.evaluation import evaluate, predict
+from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.deep_confuse.steps import (
     Data,
     begin,
+    confusion,
     hit_rate,
     learned_generator,
     load_data,
@@ -155,9 +156,7 @@ def _attack_by(
     learned = learned_generator(chosen, data, chosen.seed, context, Cost())
     noisy, _ = craft(data.train, learned.generator).apply(data.train)
     network, _ = train_on(chosen, noisy, chosen.seed, context, Cost(), "label map")
-    y, classes = data.test.y, data.test.classes
-    called = predict(network, data.test.x)
-    counts = torch.bincount(y * classes + called, minlength=classes**2).view(classes, classes)
+    counts = confusion(network, data.test)
     return _Attacked(
         label_map=label_map,
         confusion=counts.double() / counts.sum(1, keepdim=True),

@@ -154,13 +154,16 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def tapped(model: Classifier, tap: str) -> Iterator[list[Tensor]]:
-    """Collect the outputs of one part of a model for as long as the context lasts."""
+def tapped(model: Classifier, tap: str, *, gradients: bool = False) -> Iterator[list[Tensor]]:
+    """Collect the outputs of one part of a model for as long as the context lasts.
+
+    ``gradients`` leaves them part of the graph.
+    """
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
         # Copied at once: a later in-place activation would overwrite the output.
-        outputs.append(output.detach().clone())
+        outputs.append((output if gradients else output.detach()).clone())
 
     handle = model.module_at(tap).register_forward_hook(keep)
     try:

@@ -41,8 +41,7 @@ class AutoEncoder(nn.Module):
     """Four 4x4 convolutions of stride 2 down, four transposed ones up.
 
     Sides that are no multiple of 16 are padded with zeros and the noise cut to size. The
-    last layer, too, is normalised, as that of the released MNIST and CIFAR-10 generators
-    is: the noise then reaches for the bound from the first step on.
+    last layer, too, is normalised, as that of the released MNIST and CIFAR-10 generators is.
     """
 
     def __init__(self, *, channels: int, width: int = 16) -> None:

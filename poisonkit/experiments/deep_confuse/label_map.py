@@ -8,14 +8,20 @@ from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft
-from poisonkit.evaluation import predict
+from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.setting import (
     ConfuseConfig,
     profiles_of,
     runs,
     variants_of,
 )
-from poisonkit.experiments.deep_confuse.steps import begin, learned_generator, train_on
+from poisonkit.experiments.deep_confuse.steps import (
+    begin,
+    confusion,
+    hit_rate,
+    learned_generator,
+    train_on,
+)
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.statistics import mean_and_deviation
@@ -69,14 +75,11 @@ def map_trial(
         learned = learned_generator(config, data, unit["generator"], context, cost)
         images, _ = craft(images, learned.generator).apply(images)
     network, _ = train_on(config, images, unit["seed"], context, cost, unit["kind"])
-    found, y = predict(network, data.test.x), data.test.y
-    classes = data.test.classes
-    counts = torch.bincount(y * classes + found, minlength=classes**2).view(classes, classes)
-    wanted = y.new_tensor(config.label_map)[y]
+    counts = confusion(network, data.test)
     numbers = {
         **unit,
-        "accuracy": float((found == y).double().mean()),
-        "hit_rate": float((found == wanted).double().mean()),
+        "accuracy": evaluate(network, data.test),
+        "hit_rate": hit_rate(network, data.test, config.label_map),
         "confusion": counts.tolist(),
         "data_checksum": data.train.checksum,
     }

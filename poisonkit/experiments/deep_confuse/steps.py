@@ -23,7 +23,7 @@ from poisonkit.store import Json
 from poisonkit.training import Sampler, fit
 
 #: Raised when the same setting would give another generator; learned ones are then not reused.
-VERSION = 1
+VERSION = 2
 #: Name of the last hidden layer of each network.
 LAST_HIDDEN = {
     "two_layer_cnn": "hidden",
@@ -229,6 +229,13 @@ def hit_rate(network: Classifier, images: ImageSet, label_map: tuple[int, ...]) 
     """Return the share of images that are called what the label map wants them to be."""
     wanted = images.y.new_tensor(label_map)[images.y]
     return float((predict(network, images.x) == wanted).double().mean())
+
+
+def confusion(network: Classifier, images: ImageSet) -> Tensor:
+    """Count what the images of each class are called: int64 [classes, classes], rows are true."""
+    found, classes = predict(network, images.x), images.classes
+    pairs = images.y * classes + found
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def _network(

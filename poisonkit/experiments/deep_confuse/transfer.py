@@ -31,7 +31,7 @@ from poisonkit.images import ImageSet
 from poisonkit.store import Json
 
 #: The options that go with each network. Half and twice the width are the paper's small
-#: and large one on MNIST; for the deep ones the rate and batch size are ours.
+#: and large one on MNIST; for the deep ones the rate and its schedule are ours.
 NETWORKS: Mapping[str, Mapping[str, object]] = {
     "original": {},
     "small": {"model": "two_layer_cnn_bn", "width": 10},

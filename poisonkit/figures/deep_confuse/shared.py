@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from poisonkit.claims.deep_confuse import CHANCE
 from poisonkit.plots import COLOURS, panels
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Record
 
 #: Names of the paper's data sets.
 PAPER_DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet2": "two classes of ImageNet"}
-_CHANCE = {"digits": 10.0, "mnist": 10.0, "cifar10": 10.0, "imagenet2": 50.0}
+_CHANCE = {"digits": 10.0, **CHANCE}
 _PAPER: dict[str, Any] = {
     "ls": "",
     "marker": "D",
