@@ -759,8 +759,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist",), {"procedure.trials": 0}, "trials must be at least 1, not 0"),
     (("mnist",), {"dataset": "digit"}, "known: digits, mnist"),
     (("defences",), {"model": "resnet8"}, "known last hidden layer 'resnet8'; known: two_layer"),
-    # With a width, which the ResNets of torchvision do not have.
-    (("mnist",), {"model": "resnet18"}, "resnet18.*width"),
+    (("mnist",), {"width": 0}, "at least 1 channel wide, not 0"),
 ]
 
 

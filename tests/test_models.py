@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError
 from poisonkit.models import MODELS, Classifier, channel_statistics, create, features, tapped
-from poisonkit.models.published import RESNETS
 
 
 def trained_a_little(name, images, **options) -> Classifier:
@@ -92,12 +91,11 @@ def test_every_network_gives_one_logit_a_class_at_any_width(name, channels, size
         size = (max(size[0], 32), max(size[1], 32))
     images = make_images(4, classes=4, channels=channels, size=size)
     counts = []
-    # The ResNets of torchvision have one width.
-    for options in ({},) if name in RESNETS else ({}, {"width": 4}):
+    for options in ({}, {"width": 4}):
         model = create(name, like=images, seed=0, **options)
         assert model(images.x / 255).shape == (4, 4)
         counts.append(sum(p.numel() for p in model.parameters()))
-    assert counts[-1] < counts[0] / 4 or name in RESNETS
+    assert counts[-1] < counts[0] / 4
 
 
 def test_unknown_models_and_options_list_the_known_ones(make_images):
@@ -108,9 +106,8 @@ def test_unknown_models_and_options_list_the_known_ones(make_images):
         create("vgg", like=images, seed=0)
     with pytest.raises(PoisonkitError, match="known: data, none, bytes"):
         create("resnet8", like=images, seed=0, standardise="mean")
-    for name in RESNETS:
-        with pytest.raises(PoisonkitError, match=f"{name} does not have the option width"):
-            create(name, like=images, seed=0, width=4)
+    with pytest.raises(PoisonkitError, match="resnet18 does not have the option depth"):
+        create("resnet18", like=images, seed=0, depth=4)
 
 
 def test_initial_weights_follow_from_the_seed_and_leave_the_callers_random_state(make_images):

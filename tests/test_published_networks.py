@@ -3,46 +3,104 @@
 import itertools
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
+from torchvision.models.googlenet import Inception
 
 from poisonkit.errors import PoisonkitError
 from poisonkit.models import create, features
 
-#: torchvision's parameters for 1,000 classes and the values that enter the last layer.
-AS_PUBLISHED = {
-    "resnet18": (11_689_512, 512),
-    "resnet50": (25_557_032, 2048),
-    "densenet121": (7_978_856, 1024),
-}
+EIGHT = (
+    "resnet18",
+    "resnet50",
+    "senet18",
+    "resnext29_2x64d",
+    "dpn92",
+    "mobilenet_v2",
+    "googlenet",
+    "densenet121",
+)
 
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-# torchvision's --------------------------------------------------------------------------------
+def rest(network: nn.Module) -> int:
+    """Return the parameters of all but the first convolution and the last linear layer."""
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return parameters(network) - parameters(layers[0]) - parameters(layers[-1])
 
 
-@pytest.mark.parametrize("name", AS_PUBLISHED)
-def test_all_but_the_first_and_the_last_layer_is_as_published(name, make_images):
+# Published ones -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "densenet121"])
+def test_all_but_the_first_and_the_last_layer_is_torchvisions(name, make_images):
     network = create(name, like=make_images(20, classes=10, size=(32, 32)), seed=0)
-    total, last = AS_PUBLISHED[name]
-    without_last = total - (1000 * last + 1000)
-    first = 3 * 64 * (7 * 7 - 3 * 3)
-    assert parameters(network) == without_last - first + (10 * last + 10)
+    published = torchvision.models.get_model(name, weights=None)
+    assert rest(network) == rest(published)
+    kernels = [tuple(p.shape) for p in network.parameters() if p.ndim == 4]
+    assert set(kernels[1:]) <= {tuple(p.shape) for p in published.parameters()}
+
+
+@pytest.mark.parametrize(("name", "timms"), [("senet18", "seresnet18"), ("dpn92", "dpn92")])
+def test_all_but_the_first_and_the_last_layer_is_timms(name, timms, make_images):
+    network = create(name, like=make_images(20, classes=10, size=(32, 32)), seed=0)
+    published = timm.create_model(timms, pretrained=False)
+    # timm's last layer of a dual path network is a convolution with 1,000 channels.
+    kernels = sorted(tuple(p.shape) for p in network.parameters() if p.ndim == 4)
+    expected = sorted(
+        tuple(p.shape)
+        for p in published.parameters()
+        if p.ndim == 4 and p.shape[0] != 1000 and p.shape[-1] != 7
+    )
+    kernels.remove((64, 3, 3, 3))
+    assert kernels == expected
+
+
+def test_the_inception_units_are_torchvisions(make_images):
+    network = create("googlenet", like=make_images(20, classes=10, size=(32, 32)), seed=0)
+    published = torchvision.models.googlenet(
+        weights=None, aux_logits=False, init_weights=False, transform_input=False
+    )
+    ours, theirs = (
+        [parameters(m) for m in one.modules() if isinstance(m, Inception)]
+        for one in (network, published)
+    )
+    assert ours == theirs
+    assert len(ours) == 9
+
+
+def test_a_resnexts_groups_have_64_channels_each_in_its_first_stage(make_images):
+    network = create("resnext29_2x64d", like=make_images(12, classes=10, size=(32, 32)), seed=0)
+    grouped = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert {m.groups for m in grouped} == {2}
+    assert [m.in_channels // m.groups for m in grouped] == [64] * 3 + [128] * 3 + [256] * 3
+    # Xie et al. (2017), table 1: three stages of three units, four times as wide in the end.
+    assert features(network, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "pool").shape[1] == 1024
 
 
 @pytest.mark.parametrize(
     ("name", "depth"),
-    [("resnet18", 18), ("resnet50", 50), ("densenet22", 22), ("densenet121", 121)],
+    [
+        ("resnet18", 18),
+        ("resnet50", 50),
+        ("resnext29_2x64d", 29),
+        ("dpn92", 92),
+        ("densenet22", 22),
+        ("densenet121", 121),
+    ],
 )
 def test_a_networks_name_counts_its_layers(name, depth, make_images):
     network = create(name, like=make_images(4, size=(32, 32)), seed=0)
     layers = [
         part
         for part, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and "downsample" not in part
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and not {"downsample", "c1x1_w_s1", "c1x1_w_s2"} & set(part.split("."))
     ]
     assert len(layers) == depth
 
@@ -51,11 +109,16 @@ def test_a_networks_name_counts_its_layers(name, depth, make_images):
 @pytest.mark.parametrize(
     ("name", "last", "shape"),
     [
-        ("resnet18", "layer4", (512, 4, 4)),
-        ("resnet50", "layer4", (2048, 4, 4)),
+        ("resnet18", "stage4", (512, 4, 4)),
+        ("resnet50", "stage4", (2048, 4, 4)),
+        ("senet18", "stage4", (512, 4, 4)),
+        ("dpn92", "stage4", (2688, 4, 4)),
+        ("mobilenet_v2", "stage4", (1280, 4, 4)),
         # Three halvings between four blocks, two between three.
-        ("densenet121", "features", (1024, 4, 4)),
-        ("densenet22", "features", (184, 8, 8)),
+        ("densenet121", "stage4", (1024, 4, 4)),
+        ("densenet22", "stage3", (184, 8, 8)),
+        ("resnext29_2x64d", "stage3", (1024, 8, 8)),
+        ("googlenet", "stage3", (1024, 8, 8)),
     ],
 )
 def test_images_of_32_pixels_are_a_map_and_not_a_pixel_before_the_pooling(
@@ -70,52 +133,42 @@ def test_images_of_32_pixels_are_a_map_and_not_a_pixel_before_the_pooling(
     assert seen == [(2, *shape)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet22"])
-def test_the_first_stage_keeps_every_pixel(name, make_images):
+@pytest.mark.parametrize("name", [*EIGHT, "densenet22"])
+def test_the_stem_and_the_first_stage_keep_every_pixel(name, make_images):
     images = make_images(3, size=(24, 20))
-    network = create(name, like=images, seed=0).eval()
-    pooled = "maxpool" if name.startswith("resnet") else "features.pool0"
-    found = features(network, images.x, pooled)
-    assert found.shape == (3, 64 * 24 * 20)
+    network = create(name, like=images, seed=0, width=8).eval()
+    for tap in ("stem", "stage1"):
+        found = features(network, images.x, tap)
+        assert found.shape[1] % (24 * 20) == 0
+        assert found.shape[1] >= 3 * 24 * 20
 
 
-@pytest.mark.parametrize("name", ["densenet22", "densenet121"])
-@pytest.mark.parametrize("width", [8, 16])
-def test_a_densenets_width_scales_all_of_its_layers(name, width, make_images):
+@pytest.mark.parametrize("name", [*EIGHT, "densenet22"])
+@pytest.mark.parametrize("width", [8, 32])
+def test_the_width_scales_all_channels(name, width, make_images):
     images = make_images(4, size=(16, 16))
     narrow, full = (create(name, like=images, seed=0, width=w) for w in (width, 64))
-    pairs = list(zip(narrow.body.modules(), full.body.modules(), strict=True))
-    convolutions = [(a, b) for a, b in pairs if isinstance(a, nn.Conv2d)]
-    assert convolutions[0][0].in_channels == 3
-    for number, (one, other) in enumerate(convolutions):
-        assert one.out_channels * 64 == other.out_channels * width
-        if number:
-            assert one.in_channels * 64 == other.in_channels * width
-    growth = narrow.body.features.denseblock1.denselayer1.conv2.out_channels
-    assert growth == width // 2
-    assert features(narrow, images.x, "features", pool="mean").shape[1] == (
-        width * {"densenet22": 23 / 8, "densenet121": 16}[name]
-    )
+    convolutions = [
+        [m for m in one.body.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        for one in (narrow, full)
+    ]
+    for one, other in zip(*convolutions, strict=True):
+        assert one.out_channels == other.out_channels * width // 64
 
 
-@pytest.mark.parametrize(
-    ("name", "taps"),
-    [
-        ("resnet18", ("conv1", "layer1", "layer2.0", "layer3.1", "layer4", "avgpool", "fc")),
-        ("densenet22", ("features.conv0", "features.denseblock3.denselayer3", "classifier")),
-    ],
-)
-def test_their_parts_can_be_tapped_by_torchvisions_names(name, taps, make_images):
+@pytest.mark.parametrize("name", [*EIGHT, "densenet22"])
+def test_all_have_parts_of_the_same_names(name, make_images):
     images = make_images(5, size=(16, 16))
-    network = create(name, like=images, seed=0)
-    assert set(taps) <= set(network.taps)
-    for tap in taps:
-        assert len(features(network, images.x, tap)) == 5
-    # The last part's features are the logits.
+    network = create(name, like=images, seed=0, width=8).eval()
+    parts = [part for part, _ in network.body.named_children()]
+    stages = [f"stage{number}" for number in range(1, len(parts) - 2)]
+    assert parts == ["stem", *stages, "pool", "linear"]
     with torch.no_grad():
-        logits = network.eval()(images.x / 255)
-    assert torch.allclose(features(network, images.x, taps[-1]), logits, atol=1e-5)
-    with pytest.raises(PoisonkitError, match=f"unknown layer 'block1'; known: .*{taps[0]}"):
+        logits = network(images.x / 255)
+        last = features(network, images.x, "pool")
+        assert torch.allclose(network.body.linear(last), logits, atol=1e-5)
+    assert torch.allclose(features(network, images.x, "linear"), logits, atol=1e-5)
+    with pytest.raises(PoisonkitError, match=r"unknown layer 'block1'; known: .*stage1"):
         network.module_at("block1")
 
 

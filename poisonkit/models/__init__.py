@@ -16,6 +16,7 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models.deep_confuse import BottleneckVGG, FiveLayerConvNet, TwoLayerConvNet
+from poisonkit.models.dropout import add_dropout
 from poisonkit.models.published import PUBLISHED
 from poisonkit.models.resnet import SmallImageResNet
 from poisonkit.models.small import CompactConvNet, SmallConvNet
@@ -93,7 +94,13 @@ class Classifier(nn.Module):
 
 
 def create(
-    name: str, *, like: ImageSet, seed: int, standardise: str = "data", **options: int
+    name: str,
+    *,
+    like: ImageSet,
+    seed: int,
+    standardise: str = "data",
+    dropout: float = 0.0,
+    **options: int,
 ) -> Classifier:
     """Build a freshly initialised network for the images of a data set.
 
@@ -106,6 +113,7 @@ def create(
     seed : of the initial weights; the caller's random state is left as it was.
     standardise : ``data``; ``none`` to feed the network values 0..1 as they are; or
         ``bytes`` for values 0..255, as the released Spectral Signatures code does.
+    dropout : rate of dropout within the units, see :func:`add_dropout`; 0 adds none.
     options : passed to the factory, for instance ``width``.
     """
     if name not in MODELS:
@@ -130,6 +138,8 @@ def create(
             if "unexpected keyword argument" not in str(error):
                 raise
             raise PoisonkitError(f"{name} does not have the option {', '.join(options)}") from error
+    if dropout:
+        add_dropout(body, dropout, name=name)
     network = Classifier(body, mean=mean, deviation=deviation).to(like.device)
     # The layout that training uses: a network read from the store then computes, to the
     # last bit, what the freshly trained one did.

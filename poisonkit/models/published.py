@@ -1,63 +1,229 @@
-"""torchvision's ResNets and DenseNets, with a first stage for small images.
+"""Published architectures for small images, all in the same named parts.
 
-As published, the first convolution and the pooling after it reduce an image to a quarter
-of its side, which leaves of 32 pixels a single one in the end. Here the first convolution
-is 3x3 of stride 1 and nothing is pooled, as CIFAR-10 classifiers of these kinds have it.
+As published, most of these networks reduce an image to a quarter of its side before
+their first stage, which leaves of 32 pixels a single one in the end. Here the first
+convolution is 3x3 of stride 1 and nothing is pooled after it, as CIFAR-10 classifiers of
+these kinds have it. Their units are torchvision's and timm's.
+
+The parts are named ``stem``, ``stage1`` ... (each ends before the image is made smaller;
+``stage2.0`` is a unit of one), ``pool`` (the last representation [N, d]) and ``linear``.
 """
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 from torchvision.models import DenseNet
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.googlenet import Inception
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-#: Kind of unit, and units in each of the four stages.
-RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
-    "resnet18": (BasicBlock, [2, 2, 2, 2]),
-    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+#: Channels of the first stage of a published network, to which ``width`` is relative.
+FULL = 64
+
+
+def _network(
+    stem: nn.Module, stages: Sequence[nn.Module], *, channels: int, classes: int
+) -> nn.Sequential:
+    """Put the parts together; ``channels`` are those that leave the last stage."""
+    network = nn.Sequential(
+        OrderedDict(
+            stem=stem,
+            **{f"stage{number}": stage for number, stage in enumerate(stages, 1)},
+            pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            linear=nn.Linear(channels, classes),
+        )
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def _convolution(channels_in: int, channels: int, side: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, side, stride=stride, padding=side // 2, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
+def _stem(channels_in: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(*_convolution(channels_in, channels), nn.ReLU(inplace=True))
+
+
+# Residual networks ----------------------------------------------------------------------------
+
+#: Makes a unit from channels in, channels of its first convolution, stride and shortcut.
+Unit = Callable[[int, int, int, nn.Module | None], nn.Module]
+
+
+def _squeeze_and_excitation(
+    channels_in: int, channels: int, stride: int, shortcut: nn.Module | None
+) -> nn.Module:
+    from timm.layers.squeeze_excite import SEModule
+    from timm.models.resnet import BasicBlock as AttentiveBlock
+
+    return AttentiveBlock(channels_in, channels, stride, shortcut, attn_layer=SEModule)
+
+
+def _residual(
+    unit: Unit, expansion: int, units: Sequence[int], *, width: int, channels: int, classes: int
+) -> nn.Module:
+    stages = []
+    wide = width
+    for number, count in enumerate(units):
+        stage = nn.Sequential()
+        narrow = width * 2**number
+        for index in range(count):
+            stride = 2 if number and not index else 1
+            fits = stride == 1 and wide == expansion * narrow
+            shortcut = None if fits else _convolution(wide, expansion * narrow, 1, stride)
+            stage.append(unit(wide, narrow, stride, shortcut))
+            wide = expansion * narrow
+        stages.append(stage)
+    return _network(_stem(channels, width), stages, channels=wide, classes=classes)
+
+
+#: The unit, how many times its first convolution's channels leave it, and units in each stage.
+RESIDUAL: dict[str, tuple[Unit, int, tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, 1, (2, 2, 2, 2)),
+    "resnet50": (Bottleneck, 4, (3, 4, 6, 3)),
+    "senet18": (_squeeze_and_excitation, 1, (2, 2, 2, 2)),
+    "resnext29_2x64d": (partial(Bottleneck, groups=2), 4, (3, 3, 3)),
 }
+
+
+# Dual paths -----------------------------------------------------------------------------------
+
+#: Of each stage of DPN92: channels of the residual path, by how many the dense path grows with
+#: each unit, channels of each of the 32 groups of the unit's second convolution, and units.
+DUAL_PATHS = ((256, 16, 3, 3), (512, 32, 6, 4), (1024, 24, 12, 20), (2048, 128, 24, 3))
+
+
+def _dual_path(*, width: int, channels: int, classes: int) -> nn.Module:
+    from timm.models.dpn import DualPathBlock
+
+    stages = []
+    wide = width
+    groups = max(1, 32 * width // FULL)
+    for number, (*sizes, grouped, count) in enumerate(DUAL_PATHS):
+        residual, grows = (max(1, size * width // FULL) for size in sizes)
+        narrow = groups * grouped
+        stage = nn.Sequential()
+        for index in range(count):
+            kind = "normal" if index else ("down" if number else "proj")
+            stage.append(DualPathBlock(wide, narrow, narrow, residual, grows, groups, kind))
+            wide = wide + grows if index else residual + 3 * grows
+        stages.append(stage)
+    stages[-1].append(nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(inplace=True)))
+    return _network(_stem(channels, width), stages, channels=wide, classes=classes)
+
+
+# Inverted residuals ---------------------------------------------------------------------------
+
+#: MobileNetV2's (times its first convolution widens, channels, units) of each stage.
+INVERTED = (
+    ((1, 16, 1), (6, 24, 2)),
+    ((6, 32, 3),),
+    ((6, 64, 4), (6, 96, 3)),
+    ((6, 160, 3), (6, 320, 1)),
+)
+
+
+def _inverted(*, width: int, channels: int, classes: int) -> nn.Module:
+    wide = width // 2
+    stem = _stem(channels, wide)
+    stages = []
+    for number, groups in enumerate(INVERTED):
+        stage = nn.Sequential()
+        for times, size, count in groups:
+            for _ in range(count):
+                stride = 2 if number and not len(stage) else 1
+                narrow = max(1, size * width // FULL)
+                stage.append(InvertedResidual(wide, narrow, stride, times))
+                wide = narrow
+        stages.append(stage)
+    last = 1280 * width // FULL
+    stages[-1].append(nn.Sequential(*_convolution(wide, last, 1), nn.ReLU6(inplace=True)))
+    return _network(stem, stages, channels=last, classes=classes)
+
+
+# Inception ------------------------------------------------------------------------------------
+
+#: GoogLeNet's channels of each unit's branches: 1x1; 3x3 after a narrower 1x1; a second such
+#: pair; and 1x1 after pooling.
+INCEPTION = (
+    ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
+    (
+        (192, 96, 208, 16, 48, 64),
+        (160, 112, 224, 24, 64, 64),
+        (128, 128, 256, 24, 64, 64),
+        (112, 144, 288, 32, 64, 64),
+        (256, 160, 320, 32, 128, 128),
+    ),
+    ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
+)
+
+
+def _inception(*, width: int, channels: int, classes: int) -> nn.Module:
+    wide = 192 * width // FULL
+    stem = _stem(channels, wide)
+    stages = []
+    for number, units in enumerate(INCEPTION):
+        stage = nn.Sequential()
+        if number:
+            stage.append(nn.MaxPool2d(3, stride=2, padding=1))
+        for sizes in units:
+            branches = [max(1, size * width // FULL) for size in sizes]
+            stage.append(Inception(wide, *branches))
+            wide = branches[0] + branches[2] + branches[4] + branches[5]
+        stages.append(stage)
+    return _network(stem, stages, channels=wide, classes=classes)
+
+
+# Dense networks -------------------------------------------------------------------------------
+
 #: Layers in each of the blocks.
-DENSENETS: dict[str, tuple[int, ...]] = {
+DENSE: dict[str, tuple[int, ...]] = {
     "densenet22": (3, 3, 3),
     "densenet121": (6, 12, 24, 16),
 }
 
 
-def _first_convolution(channels: int, wide: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, wide, 3, padding=1, bias=False)
+def _dense(blocks: tuple[int, ...], *, width: int, channels: int, classes: int) -> nn.Module:
+    whole = DenseNet(growth_rate=width // 2, block_config=blocks, num_init_features=width)
+    parts = dict(whole.features.named_children())
+    stages = [nn.Sequential(parts["denseblock1"])]
+    for number in range(2, len(blocks) + 1):
+        smaller, block = parts[f"transition{number - 1}"], parts[f"denseblock{number}"]
+        stages.append(nn.Sequential(smaller, block))
+    last = parts["norm5"]
+    assert isinstance(last, nn.BatchNorm2d)
+    stages[-1].append(nn.Sequential(last, nn.ReLU(inplace=True)))
+    stem = _stem(channels, width)
+    return _network(stem, stages, channels=last.num_features, classes=classes)
 
 
-def _resnet(name: str) -> Callable[..., nn.Module]:
-    def build(*, classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
-        unit, units = RESNETS[name]
-        network = ResNet(unit, units, num_classes=classes)
-        network.conv1 = _first_convolution(channels, 64)
-        network.maxpool = nn.Identity()
-        return network
-
-    return build
+# All of them ----------------------------------------------------------------------------------
 
 
-def _densenet(name: str) -> Callable[..., nn.Module]:
-    def build(
-        *, classes: int, channels: int, image_size: tuple[int, int], width: int = 64
+def _sized(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return the factory of a network, of the published width unless told otherwise."""
+
+    def made(
+        *, classes: int, channels: int, image_size: tuple[int, int], width: int = FULL
     ) -> nn.Module:
-        network = DenseNet(
-            growth_rate=width // 2,
-            block_config=DENSENETS[name],
-            num_init_features=width,
-            num_classes=classes,
-        )
-        network.features.conv0 = _first_convolution(channels, width)
-        network.features.pool0 = nn.Identity()
-        return network
+        return build(width=width, channels=channels, classes=classes)
 
-    return build
+    return made
 
 
-#: Name to factory; a DenseNet's width is the channels of its first convolution, twice its
-#: growth rate.
+#: Name to factory; ``width`` 64 is the published one, with any other all channels scale.
 PUBLISHED: dict[str, Callable[..., nn.Module]] = {
-    **{name: _resnet(name) for name in RESNETS},
-    **{name: _densenet(name) for name in DENSENETS},
+    **{name: _sized(partial(_residual, *parts)) for name, parts in RESIDUAL.items()},
+    "dpn92": _sized(_dual_path),
+    "mobilenet_v2": _sized(_inverted),
+    "googlenet": _sized(_inception),
+    **{name: _sized(partial(_dense, blocks)) for name, blocks in DENSE.items()},
 }

@@ -20,6 +20,8 @@ class SmallConvNet(nn.Module):
     representation, after ReLU) and ``linear``.
     """
 
+    dropout_before = ("block2", "block3")
+
     def __init__(
         self,
         *,
@@ -58,6 +60,8 @@ class CompactConvNet(nn.Module):
     image_size : height and width, even and at least 16.
     width : channels of the first stage.
     """
+
+    dropout_before = ("stage1.1", "stage2.1", "stage3.1")
 
     def __init__(
         self,
