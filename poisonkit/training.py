@@ -134,7 +134,7 @@ class Sampler:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(images, labels)``: float32 [B, C, H, W] in channels-last layout, int64 [B]."""
-        generator = torch.Generator().manual_seed(_mixed(self.seed, number))
+        generator = torch.Generator().manual_seed(mixed(self.seed, number))
         count, device = len(self.images), self.images.device
         order = torch.randperm(count, generator=generator)
         shifts = torch.randint(0, 2 * self.recipe.crop_padding + 1, (2, count), generator=generator)
@@ -163,6 +163,7 @@ def fit(
     seed: int,
     transform: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
     watch: Mapping[str, ImageSet] | None = None,
+    statistics: Literal["batch", "running"] = "batch",
     checkpoint: Path | None = None,
     checkpoint_every: int = 1,
     on_epoch: Callable[[int, Epoch], None] | None = None,
@@ -178,6 +179,8 @@ def fit(
     transform : makes other images of each batch, from the model as it is, the images in
         [0, 1] and their labels; after crops and flips.
     watch : images on which the accuracy is measured after each epoch.
+    statistics : ``batch`` trains as usual; ``running`` normalises by the running averages,
+        which stay as they are, and leaves dropout off, to fine-tune a trained network.
     checkpoint : safetensors file that holds the state every ``checkpoint_every``
         epochs; if it exists the training goes on from there, unless it belongs to
         another recipe or seed, which is an error. The caller removes it.
@@ -193,6 +196,8 @@ def fit(
     device = next(model.parameters()).device
     if device != images.device:
         raise PoisonkitError(f"the model is on {device}, the images are on {images.device}")
+    if statistics not in ("batch", "running"):
+        raise unknown("statistics", statistics, ("batch", "running"))
     if len(images) < 2:
         raise PoisonkitError(f"training needs at least two images, not {len(images)}")
     model.to(memory_format=torch.channels_last)
@@ -213,8 +218,8 @@ def fit(
     with bar, _reproducible(device):
         for number in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            torch.manual_seed(_mixed(seed, number))
-            model.train()
+            torch.manual_seed(mixed(seed, number))
+            model.train(statistics == "batch")
             losses = torch.zeros(sampler.steps, device=device)
             correct = torch.zeros((), device=device)
             for step, (x, y) in enumerate(sampler.epoch(number)):
@@ -250,7 +255,7 @@ def fit(
     return history
 
 
-def _mixed(seed: int, number: int) -> int:
+def mixed(seed: int, number: int) -> int:
     """One 63-bit seed from two numbers, without the overlaps of their sum."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 1) % 2**63
 

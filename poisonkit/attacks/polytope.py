@@ -20,6 +20,7 @@ from poisonkit.attacks.surrounding import (
     Procedure,
     Substitute,
     backward,
+    distances,
     features_at,
     ready_to_craft,
 )
@@ -37,13 +38,18 @@ class Crafted:
 
     Attributes
     ----------
+    images : float32 [T, k, C, H, W] in [0, 1], the poisons before rounding.
     losses : float [iterations, T], the objective of each target before each step.
     coefficients : float64 [substitutes and taps, T, k], the last ones.
+    watched : float [checks, networks, T], the objective of the polytope in the networks that
+        were watched, before steps 0, ``watch_every``, ..., and after the last one.
     """
 
     poisons: list[Poison]
+    images: Tensor
     losses: Tensor
     coefficients: Tensor
+    watched: Tensor
 
 
 def craft(
@@ -55,6 +61,8 @@ def craft(
     procedure: Procedure,
     seed: int,
     stream: bool = False,
+    watch: Sequence[Substitute] = (),
+    watch_every: int = 50,
     checkpoint: Path | None = None,
     checkpoint_every: int = 100,
     progress: bool = False,
@@ -68,6 +76,8 @@ def craft(
     targets : images of other classes, with their true labels.
     stream : pass the networks through one after the other, so that the memory is that
         of one; otherwise all coefficients are solved together.
+    watch : networks that the poisons are not crafted with, in which the objective is to be
+        followed, without dropout; each with one tap.
     checkpoint : holds the state every ``checkpoint_every`` iterations; if it exists,
         the crafting goes on from there, unless it belongs to other images, layers, seed or
         procedure; the networks must be the same.
@@ -79,9 +89,8 @@ def craft(
         class or among the training images, a tap does not exist, or the images have
         another size than those that the networks take.
     """
-    chosen = torch.as_tensor(rows, device=train.device)
     check_request(train, substitutes, targets, rows=rows, procedure=procedure)
-    bases = train.x[chosen].float() / 255
+    bases = train.x[torch.as_tensor(rows, device=train.device)].float() / 255
     state = _State(len(targets), bases, _scale(train, procedure), _problems(substitutes))
     optimizer = torch.optim.Adam([state.change], lr=procedure.learning_rate)
     about = {
@@ -90,10 +99,12 @@ def craft(
         "rows": [*rows],
         "targets": targets.checksum,
         "taps": [substitute.taps for substitute in substitutes],
+        "watch": [len(watch), watch_every],
     }
     run = json.dumps({**about, **asdict(procedure)})
     done = restore(checkpoint, state, optimizer, run)
     losses = [torch.tensor(entry["losses"]) for entry in done]
+    watched = [torch.tensor(entry["watched"]) for entry in done if "watched" in entry]
     bar = tqdm(
         total=procedure.iterations,
         initial=len(losses),
@@ -105,6 +116,8 @@ def craft(
     with bar, torch.random.fork_rng(), repeatable_kernels(), ready_to_craft(substitutes, procedure):
         aims = Aims(substitutes, targets, procedure, seed)
         for number in range(len(losses), procedure.iterations):
+            if watch and number % watch_every == 0:
+                watched.append(_look(watch, state.images(), targets))
             torch.manual_seed(seed + 1 + number)
             optimizer.zero_grad(set_to_none=True)
             images = state.images()
@@ -114,12 +127,31 @@ def craft(
             state.project(procedure.epsilon)
             if checkpoint and (number + 1) % checkpoint_every == 0:
                 entries = [{"losses": entry.tolist()} for entry in losses]
+                for entry, seen in zip(entries, watched, strict=False):
+                    entry["watched"] = seen.tolist()
                 save(checkpoint, state, optimizer, entries, run)
             bar.update()
-    limit = levels(procedure.epsilon)
-    poisons = [
+    found = state.images().detach()
+    if watch:
+        watched.append(_look(watch, found, targets))
+    return Crafted(
+        poisons=poisons_of(found, train, rows=rows, epsilon=procedure.epsilon),
+        images=found,
+        losses=torch.stack(losses),
+        coefficients=state.coefficients.clone(),
+        watched=torch.stack(watched) if watched else torch.empty(0),
+    )
+
+
+def poisons_of(
+    images: Tensor, train: ImageSet, *, rows: Sequence[int], epsilon: float
+) -> list[Poison]:
+    """Round poisoned images [T, k, C, H, W] in [0, 1], each set of them a poison of its own."""
+    chosen = torch.as_tensor(rows, device=train.device)
+    limit = levels(epsilon)
+    return [
         Poison(
-            images=round_within(images, train.x[chosen], limit=limit),
+            images=round_within(found, train.x[chosen], limit=limit),
             labels=train.y[chosen],
             rows=chosen,
             placement="replaced",
@@ -127,10 +159,14 @@ def craft(
             clean_label=True,
             source=train.checksum,
         )
-        for images in state.images().detach()
+        for found in images
     ]
-    return Crafted(
-        poisons=poisons, losses=torch.stack(losses), coefficients=state.coefficients.clone()
+
+
+def _look(watch: Sequence[Substitute], images: Tensor, targets: ImageSet) -> Tensor:
+    """Return the objective of the polytope in each watched network, float [networks, T]."""
+    return torch.stack(
+        [distances(one, images.detach(), targets.x.float() / 255)[0].cpu() / 2 for one in watch]
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating, tapped
-from poisonkit.simplex import solve
+from poisonkit.simplex import convex_coefficients, solve
 
 OBJECTIVES = ("polytope", "collision", "bullseye")
 Objective = Literal["polytope", "collision", "bullseye"]
@@ -212,6 +212,32 @@ def features_at(substitute: Substitute, x: Tensor) -> list[Tensor]:
         ]
         substitute.network(x)
     return [outputs[-1] for outputs in found]
+
+
+@torch.no_grad()
+def distances(network: Substitute, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far targets are from their poisons in one network, without its dropout.
+
+    Parameters
+    ----------
+    network : with one tap.
+    images : poisons [T, k, C, H, W] in [0, 1].
+    targets : [T, C, H, W] in [0, 1].
+
+    Returns
+    -------
+    Squared distances in units of the target's own squared length, float [T] each: to the
+    nearest convex combination of the poisons, and to a poison on average.
+    """
+    with evaluating(network.network):
+        [values] = features_at(network, images.flatten(0, 1))
+        [aim] = features_at(network, targets)
+    values, aim = values.reshape(*images.shape[:2], -1), aim.flatten(1)
+    c = convex_coefficients(values, aim)
+    nearest = (c[..., None] * values).sum(1)
+    size = (aim * aim).sum(-1)
+    to_polytope = ((nearest - aim) ** 2).sum(-1) / size
+    return to_polytope, ((values - aim[:, None]) ** 2).sum(-1).mean(1) / size
 
 
 @contextmanager
