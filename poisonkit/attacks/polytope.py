@@ -20,8 +20,8 @@ from poisonkit.attacks.surrounding import (
     Procedure,
     Substitute,
     backward,
-    distances,
     features_at,
+    objective_in,
     ready_to_craft,
 )
 from poisonkit.checkpoint import restore, save
@@ -41,8 +41,8 @@ class Crafted:
     images : float32 [T, k, C, H, W] in [0, 1], the poisons before rounding.
     losses : float [iterations, T], the objective of each target before each step.
     coefficients : float64 [substitutes and taps, T, k], the last ones.
-    watched : float [checks, networks, T], the objective of the polytope in the networks that
-        were watched, before steps 0, ``watch_every``, ..., and after the last one.
+    watched : float [checks, networks, T], the objective in the networks that were watched,
+        before steps 0, ``watch_every``, ... and after the last one.
     """
 
     poisons: list[Poison]
@@ -117,7 +117,7 @@ def craft(
         aims = Aims(substitutes, targets, procedure, seed)
         for number in range(len(losses), procedure.iterations):
             if watch and number % watch_every == 0:
-                watched.append(_look(watch, state.images(), targets))
+                watched.append(_look(watch, state.images(), targets, procedure))
             torch.manual_seed(seed + 1 + number)
             optimizer.zero_grad(set_to_none=True)
             images = state.images()
@@ -133,7 +133,7 @@ def craft(
             bar.update()
     found = state.images().detach()
     if watch:
-        watched.append(_look(watch, found, targets))
+        watched.append(_look(watch, found, targets, procedure))
     return Crafted(
         poisons=poisons_of(found, train, rows=rows, epsilon=procedure.epsilon),
         images=found,
@@ -163,11 +163,12 @@ def poisons_of(
     ]
 
 
-def _look(watch: Sequence[Substitute], images: Tensor, targets: ImageSet) -> Tensor:
-    """Return the objective of the polytope in each watched network, float [networks, T]."""
-    return torch.stack(
-        [distances(one, images.detach(), targets.x.float() / 255)[0].cpu() / 2 for one in watch]
-    )
+def _look(
+    watch: Sequence[Substitute], images: Tensor, targets: ImageSet, procedure: Procedure
+) -> Tensor:
+    """Return the objective in each watched network, float [networks, T]."""
+    x, aims = images.detach(), targets.x.float() / 255
+    return torch.stack([objective_in(one, x, aims, procedure).cpu() for one in watch])
 
 
 def check_request(

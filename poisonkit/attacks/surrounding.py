@@ -229,15 +229,24 @@ def distances(network: Substitute, images: Tensor, targets: Tensor) -> tuple[Ten
     Squared distances in units of the target's own squared length, float [T] each: to the
     nearest convex combination of the poisons, and to a poison on average.
     """
+    to_polytope = 2 * objective_in(network, images, targets, Procedure(objective="polytope"))
+    to_all = objective_in(network, images, targets, Procedure(objective="collision"))
+    return to_polytope, to_all / images.shape[1]
+
+
+@torch.no_grad()
+def objective_in(
+    network: Substitute, images: Tensor, targets: Tensor, procedure: Procedure
+) -> Tensor:
+    """Return the objective in a network that need not be a substitute, float [T].
+
+    Its dropout is off, and the polytope's coefficients are its own; see :func:`distances`.
+    """
     with evaluating(network.network):
         [values] = features_at(network, images.flatten(0, 1))
         [aim] = features_at(network, targets)
     values, aim = values.reshape(*images.shape[:2], -1), aim.flatten(1)
-    c = convex_coefficients(values, aim)
-    nearest = (c[..., None] * values).sum(1)
-    size = (aim * aim).sum(-1)
-    to_polytope = ((nearest - aim) ** 2).sum(-1) / size
-    return to_polytope, ((values - aim[:, None]) ** 2).sum(-1).mean(1) / size
+    return objective(values, aim, convex_coefficients(values, aim), procedure, pooled=False)
 
 
 @contextmanager

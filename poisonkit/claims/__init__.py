@@ -5,7 +5,7 @@ Rates are shares (0..1). Records count only if they were made at the unchanged
 ``small`` or ``paper`` profile, on the paper's data.
 """
 
-from poisonkit.claims import deep_confuse, spectral_signatures
+from poisonkit.claims import convex_polytope, deep_confuse, spectral_signatures
 from poisonkit.claims.base import Exhibit, Outcome, Verdict
 from poisonkit.store import Json
 
@@ -27,12 +27,5 @@ EXHIBITS: tuple[Exhibit, ...] = (
             "Figure 6": "features of the target move towards the poison class in late layers",
         },
     ),
-    *_not_attempted(
-        "Convex Polytope",
-        {
-            "Figure 5": "Convex Polytope transfers to unseen networks better than collision",
-            "Figure 6": "it works without any overlap of the training sets",
-            "Figure 7": "several layers are needed when the victim is trained end to end",
-        },
-    ),
+    *convex_polytope.EXHIBITS,
 )

@@ -1,0 +1,346 @@
+"""Convex Polytope: the paper's numbers, and the rules by which our results are judged."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from poisonkit.claims.base import Exhibit, Outcome, Verdict
+from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.store import Json, Record
+
+POLYTOPE = "Convex Polytope"
+#: Successes of Convex Polytope in percent of 50 targets; the paper has bars, these numbers
+#: its authors gave to a reader who asked (issue 2 of their repository).
+FIGURE_5 = {
+    "dpn92": 54.0,
+    "senet18": 34.0,
+    "resnet50": 72.0,
+    "resnext29_2x64d": 54.0,
+    "googlenet": 46.0,
+    "mobilenet_v2": 50.0,
+    "resnet18": 52.0,
+    "densenet121": 42.0,
+}
+#: Section 4.3: with several layers all gray-box attacks succeed more often than that.
+GRAY_BOX = 0.6
+
+
+def _rate(rows: Sequence[Json], *, verdict: Verdict = "not") -> Outcome:
+    """Return the rate of success over all rows, with its interval."""
+    hits, total = sum(row["hits"] for row in rows), sum(row["targets"] for row in rows)
+    return Outcome(measured=hits / total, interval=wilson(hits, total), n=total, verdict=verdict)
+
+
+def _own(record: Record, **values: object) -> list[Json]:
+    rows = record.metrics["rows"]
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
+def judge_proposition(record: Record) -> Outcome | None:
+    """Judge Proposition 1 by the draws in which the target lies in the polytope."""
+    rows = [row for row in _own(record, distance=0.0) if row["fitted"]]
+    if not rows:
+        return None
+    hits, total = (sum(row[key] for row in rows) for key in ("captured", "fitted"))
+    verdict: Verdict = "reproduced" if hits == total else "not"
+    return Outcome(measured=hits / total, interval=wilson(hits, total), n=total, verdict=verdict)
+
+
+def _pairs(record: Record, objective: str, key: str) -> list[float]:
+    return [
+        float(value)
+        for trial in record.metrics["trials"]
+        if trial["objective"] == objective
+        for entry in trial["victims"]
+        for value in entry[key]
+    ]
+
+
+def judge_distance(record: Record) -> Outcome | None:
+    """Judge Figure 1 by where the poisons of both attacks end up in the victims' features."""
+    rows = {name: _own(record, objective=name) for name in ("collision", "polytope")}
+    if not all(rows.values()):
+        return None
+    rates = {name: _rate(found).measured for name, found in rows.items()}
+    distances = {
+        name: mean_and_deviation([d**0.5 for d in _pairs(record, name, "to_poison")])[0]
+        for name in rows
+    }
+    verdict: Verdict = "not"
+    if distances["polytope"] > distances["collision"]:
+        difference = rates["polytope"] - rates["collision"]
+        verdict = "reproduced" if difference > 0 else "partly" if difference >= -0.05 else "not"
+    ratio = distances["polytope"] / distances["collision"]
+    count = len(_pairs(record, "polytope", "to_poison"))
+    return Outcome(measured=ratio, interval=(ratio, ratio), n=count, verdict=verdict)
+
+
+def judge_dropout(record: Record) -> Outcome | None:
+    """Judge Figure 3 by how often dropout while crafting leads to a lower objective."""
+    rows = record.metrics["rows"]
+    shares = [row["lower"] / row["targets"] for row in rows]
+    lower, total = sum(row["lower"] for row in rows), sum(row["targets"] for row in rows)
+    verdict: Verdict = "reproduced" if min(shares) >= 0.75 else "not"
+    if verdict == "not" and lower > total / 2:
+        verdict = "partly"
+    return Outcome(measured=lower / total, interval=wilson(lower, total), n=total, verdict=verdict)
+
+
+def judge_patterns(record: Record) -> Outcome | None:
+    """Judge Figures 4 and 9 by how much the changes resemble the target's picture."""
+    found: dict[str, list[float]] = {"collision": [], "polytope": []}
+    for trial in record.metrics["trials"]:
+        if trial["objective"] in found:
+            found[trial["objective"]] += trial["likeness"]
+    if not all(found.values()):
+        return None
+    means = {name: mean_and_deviation(values)[0] for name, values in found.items()}
+    lower = [p < c for p, c in zip(found["polytope"], found["collision"], strict=True)]
+    verdict: Verdict = "not"
+    if means["polytope"] <= means["collision"] / 2:
+        verdict = "reproduced"
+    elif sum(lower) >= 0.75 * len(lower):
+        verdict = "partly"
+    values = found["polytope"]
+    interval = (min(values), max(values))
+    return Outcome(measured=means["polytope"], interval=interval, n=len(values), verdict=verdict)
+
+
+def judge_victim(victim: str) -> Callable[[Record], Outcome | None]:
+    """Judge a bar of Figure 5 by its rate."""
+
+    def judge(record: Record) -> Outcome | None:
+        own = _own(record, victim=victim, objective="polytope")
+        other = _own(record, victim=victim, objective="collision")
+        if not own or not other:
+            return None
+        reported = FIGURE_5[victim] / 100
+        found = _rate(own)
+        verdict: Verdict = "not"
+        if found.interval[1] >= reported:
+            verdict = "reproduced"
+        elif found.measured > _rate(other).measured and found.measured >= reported / 2:
+            verdict = "partly"
+        return _rate(own, verdict=verdict)
+
+    return judge
+
+
+def judge_collision(record: Record) -> Outcome | None:
+    """Judge the other bars of Figure 5: collision never succeeds with more than half."""
+    own = _own(record, objective="collision")
+    polytope = _own(record, objective="polytope")
+    if not own or not polytope:
+        return None
+    below = all(row["rate"] <= 0.5 for row in own)
+    less = _rate(own).measured < _rate(polytope).measured
+    verdict: Verdict = "reproduced" if below and less else "partly" if below or less else "not"
+    return _rate(own, verdict=verdict)
+
+
+def judge_no_overlap(record: Record) -> Outcome | None:
+    """Judge Figure 6 by the rate without overlap, beside that of the same training images."""
+    none, whole = _own(record, overlap=0.0), _own(record, overlap=1.0)
+    if not none or not whole:
+        return None
+    found = _rate(none)
+    without = sum(row["clean"] * row["targets"] for row in none) / found.n
+    verdict: Verdict = "not"
+    if found.interval[0] > without:
+        enough = found.measured >= _rate(whole).measured / 2
+        verdict = "reproduced" if enough else "partly"
+    return _rate(none, verdict=verdict)
+
+
+def judge_capacity(record: Record) -> Outcome | None:
+    """Judge what the text says of Figure 6: larger victims are easier without overlap."""
+    large = [r for name in ("dpn92", "densenet121") for r in _own(record, overlap=0.0, victim=name)]
+    little = [
+        r for name in ("senet18", "mobilenet_v2") for r in _own(record, overlap=0.0, victim=name)
+    ]
+    if len(large) < 2 or len(little) < 2:
+        return None
+    one, other = _rate(large), _rate(little)
+    verdict: Verdict = "not"
+    if one.measured > other.measured:
+        verdict = "reproduced" if one.interval[0] > other.interval[1] else "partly"
+    return _rate(large, verdict=verdict)
+
+
+def judge_last_layer(record: Record) -> Outcome | None:
+    """Judge Figure 7's single layer, which hardly ever succeeds."""
+    own = _own(record, attack="last layer")
+    found = _rate(own)
+    without = sum(row["clean"] * row["targets"] for row in own) / found.n
+    verdict: Verdict = "not"
+    if found.measured - without <= 0.1:
+        verdict = "reproduced" if found.interval[1] <= 0.2 else "partly"
+    return _rate(own, verdict=verdict)
+
+
+def judge_several_layers(record: Record) -> Outcome | None:
+    """Judge Figure 7's several layers against victims of the substitutes' architectures."""
+    known = record.config["substitutes"]
+    own = [row for row in _own(record, attack="all stages") if row["victim"] in known]
+    single = [row for row in _own(record, attack="last layer") if row["victim"] in known]
+    if not own:
+        return None
+    found, one = _rate(own), _rate(single)
+    verdict: Verdict = "not"
+    if all(row["high"] >= GRAY_BOX for row in own) and found.measured >= 2 * one.measured:
+        verdict = "reproduced"
+    elif found.interval[0] > one.interval[1]:
+        verdict = "partly"
+    return _rate(own, verdict=verdict)
+
+
+def judge_googlenet(record: Record) -> Outcome | None:
+    """Judge Figure 7's exception."""
+    known = record.config["substitutes"]
+    rows = _own(record, attack="all stages")
+    own = [row for row in rows if row["victim"] == "googlenet"]
+    others = [row for row in rows if row["victim"] in known]
+    if not own or not others:
+        return None
+    found, usual = _rate(own), _rate(others)
+    verdict: Verdict = "not"
+    if found.measured <= usual.measured / 2 and usual.measured > 0:
+        verdict = "reproduced" if found.interval[1] < usual.interval[0] else "partly"
+    return _rate(own, verdict=verdict)
+
+
+def judge_accuracy(record: Record) -> Outcome | None:
+    """Judge Figure 8 by what the poisons cost the victims on test images."""
+    drops = [row["clean_accuracy"] - row["accuracy"] for row in record.metrics["rows"]]
+    mean = mean_and_deviation(drops)[0]
+    verdict: Verdict = "reproduced" if max(drops) <= 0.01 else "not"
+    if verdict == "not" and mean <= 0.01 and max(drops) <= 0.03:
+        verdict = "partly"
+    return Outcome(measured=mean, interval=(min(drops), max(drops)), n=len(drops), verdict=verdict)
+
+
+_WILSON = "Interval: 95 % (Wilson) over targets and victims"
+_exhibit = partial(Exhibit, paper=POLYTOPE)
+_transfer = partial(_exhibit, experiment="convex_polytope/transfer")
+_end_to_end = partial(_exhibit, experiment="convex_polytope/end_to_end")
+
+EXHIBITS: tuple[Exhibit, ...] = (
+    _exhibit(
+        exhibit="Proposition 1",
+        claim="every linear classifier that fits the poisons captures a target in their polytope",
+        quantity="draws in which the target is captured, of those in which all poisons are fitted",
+        reported=1.0,
+        rule="reproduced if it is captured in every one of them; not otherwise. Interval: 95 % "
+        "(Wilson) over the draws",
+        experiment="convex_polytope/proposition",
+        judge=judge_proposition,
+    ),
+    _transfer(
+        exhibit="Figure 1",
+        claim="poisons farther from the target can succeed more often",
+        quantity="mean distance of Convex Polytope's poisons from the target in the victims' "
+        "features, in units of Feature Collision's",
+        unit="number",
+        rule="reproduced if it is above 1 and Convex Polytope succeeds more often over all "
+        "victims; partly if it is above 1 and it succeeds at most 5 points less often; not "
+        "otherwise",
+        judge=judge_distance,
+    ),
+    _exhibit(
+        exhibit="Figure 3",
+        claim="dropout while crafting lowers the loss in networks that nobody crafted with",
+        quantity="targets for which the last loss is lower with dropout, over both objectives "
+        "and all unseen networks",
+        rule="reproduced if it is lower for at least three quarters of the targets, with each "
+        "objective and in each network; partly if for more than half over all; not otherwise. "
+        "Interval: 95 % (Wilson)",
+        experiment="convex_polytope/randomised",
+        judge=judge_dropout,
+    ),
+    _transfer(
+        exhibit="Figures 4 and 9",
+        claim="Feature Collision's poisons show the target's patterns, Convex Polytope's hardly",
+        quantity="cosine between a Convex Polytope poison's change and the difference of target "
+        "and base",
+        unit="number",
+        rule="reproduced if its mean is at most half of Feature Collision's; partly if it is "
+        "lower for at least three quarters of the targets; not otherwise. Interval: lowest and "
+        "highest target",
+        judge=judge_patterns,
+    ),
+    *(
+        _transfer(
+            exhibit=f"Figure 5: {victim}",
+            claim="Convex Polytope transfers to networks that it was not made with",
+            quantity="targets taken for the poisons' class",
+            reported=reported / 100,
+            rule="reproduced if the interval reaches the reported rate or lies above it; partly "
+            "if the rate is at least half of it and above Feature Collision's; not otherwise. "
+            "Interval: 95 % (Wilson) over the targets",
+            judge=judge_victim(victim),
+        )
+        for victim, reported in FIGURE_5.items()
+    ),
+    _transfer(
+        exhibit="Figure 5: Feature Collision",
+        claim="Feature Collision never succeeds with more than half of the targets",
+        quantity="targets taken for the poisons' class, all victims",
+        rule="reproduced if the rate is at most 50 % for every victim, and below Convex "
+        f"Polytope's over all; partly if one of both holds; not otherwise. {_WILSON}",
+        judge=judge_collision,
+    ),
+    _exhibit(
+        exhibit="Figure 6: no overlap",
+        claim="it works with substitutes that were trained on other images than the victim",
+        quantity="targets taken for the poisons' class without overlap, all victims",
+        rule="reproduced if the interval lies above the rate without poisons, and the rate is at "
+        "least half of that with the same training images; partly if only the first holds; not "
+        f"otherwise. {_WILSON}",
+        experiment="convex_polytope/overlap",
+        judge=judge_no_overlap,
+    ),
+    _exhibit(
+        exhibit="Figure 6: capacity",
+        claim="without overlap, networks of high capacity are fooled more often",
+        quantity="targets taken for the poisons' class by DPN92 and DenseNet121, without overlap",
+        rule="reproduced if the interval lies above that of SENet18 and MobileNetV2; partly if "
+        f"the rate does; not otherwise. {_WILSON}",
+        experiment="convex_polytope/overlap",
+        judge=judge_capacity,
+    ),
+    _end_to_end(
+        exhibit="Figure 7: last layer",
+        claim="surrounding the target in the last layer hardly works against end-to-end training",
+        quantity="targets taken for the poisons' class, all victims",
+        rule="reproduced if the rate is at most 10 points above that without poisons and the "
+        "interval ends at 20 % at most; partly if the first holds; not otherwise. " + _WILSON,
+        judge=judge_last_layer,
+    ),
+    _end_to_end(
+        exhibit="Figure 7: several layers",
+        claim="surrounding it in several layers succeeds more often than 0.6 with known "
+        "architectures",
+        quantity="targets taken for the poisons' class, victims of the substitutes' architectures",
+        reported=GRAY_BOX,
+        rule="reproduced if the interval of every such victim reaches 60 % or lies above it, and "
+        "the rate is at least twice that of the last layer alone; partly if the interval lies "
+        f"above that of the last layer alone; not otherwise. {_WILSON}",
+        judge=judge_several_layers,
+    ),
+    _end_to_end(
+        exhibit="Figure 7: GoogLeNet",
+        claim="it remains very difficult to transfer to GoogLeNet",
+        quantity="targets that GoogLeNet takes for the poisons' class, several layers",
+        rule="reproduced if the interval lies below that of the known architectures, and the rate "
+        "is at most half of theirs; partly if only the second holds; not otherwise. Interval: "
+        "95 % (Wilson) over the targets",
+        judge=judge_googlenet,
+    ),
+    _transfer(
+        exhibit="Figure 8",
+        claim="the accuracy on clean test images does not drop obviously",
+        quantity="accuracy without poisons less that with them, mean over victims and objectives",
+        rule="reproduced if it is at most 1 point for each of them; partly if at most 1 on average "
+        "and 3 for each; not otherwise. Interval: lowest and highest",
+        judge=judge_accuracy,
+    ),
+)

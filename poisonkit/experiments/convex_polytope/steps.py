@@ -1,0 +1,432 @@
+"""The steps that the Convex Polytope trials are made of: pre-train, craft, fine-tune, look."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from poisonkit.attacks import polytope
+from poisonkit.attacks.surrounding import Procedure, Substitute, distances, features_at
+from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.experiments.convex_polytope.setting import Layers, PolytopeConfig
+from poisonkit.experiments.networks import Context, Cost, trained_network
+from poisonkit.experiments.settings import as_json, refuse_repeats
+from poisonkit.fine_tuning import classify, fit_linear
+from poisonkit.images import ImageSet
+from poisonkit.models import Classifier, create, evaluating, features
+from poisonkit.models.published import PUBLISHED
+from poisonkit.poison import Poison
+from poisonkit.statistics import wilson
+from poisonkit.store import Json, digest_of
+
+#: Raised when the same setting would give other poisons; crafted ones are then not reused.
+VERSION = 1
+#: The last but one unit of the last stage, where the released code has such a layer.
+LAST_BUT_ONE = {
+    "resnet14": "group3.0",
+    "resnet18": "stage4.0",
+    "senet18": "stage4.0",
+    "resnet50": "stage4.1",
+    "resnext29_2x64d": "stage3.1",
+    "dpn92": "stage4.1",
+}
+#: The substitutes' seeds are so much larger than the victims'.
+SUBSTITUTE_SEEDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images of a configuration.
+
+    Attributes
+    ----------
+    pretraining : what the networks are trained on.
+    fine_tuning, rows : what victims are fine-tuned on, and those of it that become poisons.
+    targets : in the order of their numbers.
+    test : the official test images.
+    """
+
+    pretraining: ImageSet
+    fine_tuning: ImageSet
+    rows: tuple[int, ...]
+    targets: ImageSet
+    test: ImageSet
+
+    @property
+    def poison_label(self) -> int:
+        return int(self.fine_tuning.y[self.rows[0]])
+
+
+def load_data(config: PolytopeConfig, context: Context) -> Data:
+    """Load a data set and cut it into the parts of section 4."""
+    train = context.load(config.dataset, "train", image_size=config.image_size)
+    test = context.load(config.dataset, "test", image_size=config.image_size)
+    source, target = (train.label_of(k) for k in (config.poison_class, config.target_class))
+    if source == target:
+        raise PoisonkitError(f"poisons and targets are both of class {config.poison_class!r}")
+    if config.pretraining_per_class > config.pool_from:
+        raise PoisonkitError(
+            f"the networks' {config.pretraining_per_class} images of each class reach into the "
+            f"pool, which begins after {config.pool_from}"
+        )
+    count = config.fine_tuning_per_class
+    fine_tuning = train.first_per_class(count, skip=config.pool_from)
+    begin, end = config.pool_from + count, config.pool_from + count + config.targets
+    found = train.indices_of(target)[begin:end]
+    if config.targets < 1 or len(found) < config.targets:
+        raise PoisonkitError(
+            f"{train.name} has {len(found)} images of class {config.target_class!r} after the "
+            f"first {begin}, not the {config.targets} targets asked for"
+        )
+    rows = fine_tuning.indices_of(source)[: config.poisons].tolist()
+    if len(rows) < max(config.poisons, 1):
+        raise PoisonkitError(
+            f"{config.poisons} poisons are asked for, of {count} images of each class"
+        )
+    return Data(
+        pretraining=train.first_per_class(config.pretraining_per_class),
+        fine_tuning=fine_tuning,
+        rows=tuple(rows),
+        targets=train.select(found),
+        test=test,
+    )
+
+
+def begin(config: PolytopeConfig, context: Context, layers: Layers = "last") -> tuple[Data, Cost]:
+    """Start a trial: load the data, and refuse what could not be done with them."""
+    cost = Cost()
+    data = load_data(config, context)
+    refuse_repeats(
+        objectives=config.objectives,
+        substitutes=config.substitutes,
+        dropouts=config.dropouts,
+        victims=config.victims,
+    )
+    for name, value in (("targets_at_once", config.targets_at_once), ("victims", config.victims)):
+        if not value:
+            raise PoisonkitError(f"{name} must not be {value!r}")
+    for name in config.victims:
+        _fresh(config, data.pretraining, name)
+    nets = [
+        Substitute(network=network, taps=taps_of(network, name, layers))
+        for name in config.substitutes
+        for network in [_fresh(config, data.pretraining, name, max(config.dropouts, default=0))]
+    ]
+    procedures = [replace(config.procedure, objective=name) for name in config.objectives]
+    for procedure in procedures or [config.procedure]:
+        polytope.check_request(
+            data.fine_tuning,
+            nets,
+            data.targets,
+            rows=data.rows,
+            procedure=procedure,
+        )
+    return data, cost
+
+
+def _options(config: PolytopeConfig, name: str) -> dict[str, Any]:
+    return {"width": config.width} if name in PUBLISHED else {}
+
+
+def _fresh(config: PolytopeConfig, like: ImageSet, name: str, dropout: float = 0.0) -> Classifier:
+    return create(name, like=like, seed=0, dropout=dropout, **_options(config, name)).eval()
+
+
+def taps_of(network: Classifier, name: str, layers: Layers) -> tuple[str, ...]:
+    """Return the parts of a network in which targets are to be surrounded.
+
+    Parameters
+    ----------
+    layers : ``last``, what enters the linear layer; ``several``, the output of every
+        stage, and of the last one after pooling (equation 4); ``released``, the output of
+        the last but one unit of the last stage, and what enters the linear layer.
+    """
+    parts = dict(network.body.named_children())
+    stages = [part for part in parts if part.startswith(("stage", "group", "block"))]
+    last = "pool" if "pool" in parts else "hidden"
+    if layers == "last":
+        return (last,)
+    if layers == "several":
+        return (*stages[:-1], last)
+    if name not in LAST_BUT_ONE:
+        raise unknown("network with layers in the released code", name, LAST_BUT_ONE)
+    return (LAST_BUT_ONE[name], last)
+
+
+# Networks -----------------------------------------------------------------------------------
+
+
+def victim(
+    config: PolytopeConfig, data: Data, name: str, context: Context, cost: Cost
+) -> Classifier:
+    """Return a victim as it is before it is fine-tuned."""
+    return trained_network(
+        context,
+        data.pretraining,
+        config.pretraining,
+        model=name,
+        seed=config.seed,
+        label=f"{name}, victim",
+        cost=cost,
+        **_options(config, name),
+    )
+
+
+def substitutes(
+    config: PolytopeConfig,
+    images: ImageSet,
+    context: Context,
+    cost: Cost,
+    *,
+    layers: Layers = "last",
+    begin_at: int = 0,
+) -> list[Substitute]:
+    """Return the trained substitutes: one for each architecture and rate of dropout.
+
+    Parameters
+    ----------
+    images : what they are trained on.
+    begin_at : the one that is asked for first, so that trials that run at the same time do
+        not wait for each other's networks.
+    """
+    wanted = [(name, rate) for name in config.substitutes for rate in config.dropouts]
+    found: dict[int, Substitute] = {}
+    for shifted in range(len(wanted)):
+        number = (shifted + begin_at) % len(wanted)
+        name, rate = wanted[number]
+        options = _options(config, name)
+        if rate:
+            options["dropout"] = rate
+        network = trained_network(
+            context,
+            images,
+            config.pretraining,
+            model=name,
+            seed=config.seed + SUBSTITUTE_SEEDS + number,
+            label=f"{name}, substitute",
+            cost=cost,
+            **options,
+        )
+        found[number] = Substitute(network=network, taps=taps_of(network, name, layers))
+    return [found[number] for number in range(len(wanted))]
+
+
+# Poisons ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisons:
+    """What was crafted for some targets.
+
+    Attributes
+    ----------
+    targets : those targets.
+    images : float [T, k, C, H, W], before rounding.
+    poisons : one for each target.
+    losses : float [iterations, T].
+    watched : see :class:`poisonkit.attacks.polytope.Crafted`.
+    """
+
+    targets: ImageSet
+    images: Tensor
+    poisons: list[Poison]
+    losses: Tensor
+    watched: Tensor
+
+    @property
+    def rounded(self) -> Tensor:
+        """uint8 [T, k, C, H, W]."""
+        return torch.stack([poison.images for poison in self.poisons])
+
+
+def crafted(
+    config: PolytopeConfig,
+    data: Data,
+    nets: Sequence[Substitute],
+    procedure: Procedure,
+    first: int,
+    context: Context,
+    cost: Cost,
+    *,
+    watch: Sequence[Substitute] = (),
+    watch_every: int = 50,
+) -> Poisons:
+    """Return the poisons for a block of targets, crafted now or before."""
+    numbers = torch.arange(first, min(first + config.targets_at_once, len(data.targets)))
+    targets = data.targets.select(numbers.to(data.targets.device))
+    spec: Json = {
+        "crafting": VERSION,
+        "procedure": as_json(procedure),
+        "substitutes": [[digest_of({}, one.network.state_dict()), list(one.taps)] for one in nets],
+        "watch": [
+            [digest_of({}, one.network.state_dict()) for one in watch],
+            watch_every if watch else 0,
+        ],
+        "fine_tuning": data.fine_tuning.checksum,
+        "rows": list(data.rows),
+        "targets": targets.checksum,
+        "seed": config.seed,
+        "device": targets.device.type,
+    }
+
+    def compute(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
+        done = polytope.craft(
+            data.fine_tuning,
+            nets,
+            targets,
+            rows=data.rows,
+            procedure=procedure,
+            seed=config.seed,
+            stream=config.stream,
+            watch=watch,
+            watch_every=watch_every,
+            checkpoint=scratch / "checkpoint.safetensors",
+            progress=context.progress,
+        )
+        tensors = {"images": done.images, "losses": done.losses, "watched": done.watched}
+        return {"procedure": asdict(procedure)}, tensors
+
+    start = time.perf_counter()
+    found = context.store.artefact("poisons", spec, compute)
+    cost.count(found, time.perf_counter() - start)
+    device = targets.device
+    images = found.tensors["images"].to(device)
+    return Poisons(
+        targets=targets,
+        images=images,
+        poisons=polytope.poisons_of(
+            images, data.fine_tuning, rows=data.rows, epsilon=procedure.epsilon
+        ),
+        losses=found.tensors["losses"],
+        watched=found.tensors["watched"],
+    )
+
+
+def _digest(one: Substitute) -> str:
+    return digest_of({}, one.network.state_dict())
+
+
+# Victims ------------------------------------------------------------------------------------
+
+
+class FrozenVictim:
+    """A victim of which only the linear layer is trained (transfer learning).
+
+    Parameters
+    ----------
+    network : as it was pre-trained.
+    layer : name of the part whose output enters the linear layer.
+    """
+
+    def __init__(self, config: PolytopeConfig, data: Data, network: Classifier, layer: str) -> None:
+        self._config, self._data, self._network = config, data, network
+        self._seen = Substitute(network=network, taps=(layer,))
+        self._features = features(network, data.fine_tuning.x, layer)
+        self._test = features(network, data.test.x, layer)
+        self._rows = torch.tensor(data.rows, device=self._features.device)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the features [N, d] of float images in [0, 1]."""
+        with torch.no_grad(), evaluating(self._network):
+            return torch.cat([features_at(self._seen, part)[0].flatten(1) for part in x.split(100)])
+
+    def fine_tune(
+        self, images: Tensor | None = None, *, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Train a linear layer for each set of poisons.
+
+        Parameters
+        ----------
+        images : poisons [T, k, C, H, W], uint8 or in [0, 1]; without them, the one layer of
+            the clean training set.
+        kept : see :func:`poisonkit.fine_tuning.fit_linear`.
+        """
+        layer = self._network.get_submodule("body.linear")
+        assert isinstance(layer, nn.Linear)
+        replaced = None if images is None else self.poisoned_features(images)
+        return fit_linear(
+            self._features,
+            self._data.fine_tuning.y,
+            layer,
+            self._config.fine_tuning,
+            seed=self._config.seed,
+            replaced=replaced,
+            rows=None if replaced is None else self._rows,
+            kept=kept,
+        )
+
+    def poisoned_features(self, images: Tensor) -> Tensor:
+        """Return the features [T, k, d] of poisons."""
+        x = images if images.is_floating_point() else images.float() / 255
+        return self.of(x.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+    def poisoned_sets(self, images: Tensor) -> Tensor:
+        """Return the features [T, n, d] of the fine-tuning images with the poisons in them."""
+        found = self._features.repeat(len(images), 1, 1)
+        found[:, self._rows] = self.poisoned_features(images)
+        return found
+
+    def predict(self, weight: Tensor, bias: Tensor, targets: ImageSet) -> list[int]:
+        """Return what each layer takes its own target for (or the only one, every target)."""
+        found = self.of(targets.x.float() / 255)
+        asked = found if len(weight) == 1 else found[:, None]
+        return [int(label) for label in classify(weight, bias, asked).flatten()]
+
+    def accuracies(self, weight: Tensor, bias: Tensor) -> list[float]:
+        """Return each layer's accuracy on the test images."""
+        right = [
+            (classify(w[None], b[None], self._test)[0] == self._data.test.y).double().mean()
+            for w, b in zip(weight, bias, strict=True)
+        ]
+        return [float(share) for share in right]
+
+    def distances(self, images: Tensor, targets: ImageSet) -> tuple[list[float], list[float]]:
+        """See :func:`poisonkit.attacks.surrounding.distances`."""
+        x = images if images.is_floating_point() else images.float() / 255
+        near, single = distances(self._seen, x, targets.x.float() / 255)
+        return near.tolist(), single.tolist()
+
+
+def attack_frozen(
+    config: PolytopeConfig, data: Data, name: str, poisons: Poisons, context: Context, cost: Cost
+) -> Json:
+    """Fine-tune a victim's linear layer on the poisons of each target.
+
+    Returns
+    -------
+    For each target what it is taken for (``predictions``; ``unrounded``, from poisons
+    before rounding; ``clean``, without poisons), the squared distances to its polytope
+    and to a poison, and the accuracy on test images; ``clean_accuracy`` without poisons.
+    """
+    network = victim(config, data, name, context, cost)
+    [layer] = taps_of(network, name, "last")
+    frozen = FrozenVictim(config, data, network, layer)
+    clean, poisoned = frozen.fine_tune(), frozen.fine_tune(poisons.rounded)
+    to_polytope, to_poison = frozen.distances(poisons.rounded, poisons.targets)
+    return {
+        "victim": name,
+        "predictions": frozen.predict(*poisoned, poisons.targets),
+        "unrounded": frozen.predict(*frozen.fine_tune(poisons.images), poisons.targets),
+        "clean": frozen.predict(*clean, poisons.targets),
+        "to_polytope": to_polytope,
+        "to_poison": to_poison,
+        "accuracy": frozen.accuracies(*poisoned),
+        "clean_accuracy": frozen.accuracies(*clean)[0],
+    }
+
+
+def success(entries: Sequence[Json], label: int, *, of: str = "predictions") -> Json:
+    """Return how many targets are taken for the poisons' class, over all entries given."""
+    found = [prediction == label for entry in entries for prediction in entry[of]]
+    low, high = wilson(sum(found), len(found))
+    return {
+        "hits": sum(found),
+        "targets": len(found),
+        "rate": sum(found) / len(found),
+        "low": low,
+        "high": high,
+    }

@@ -1,0 +1,90 @@
+"""Proposition 1 and Figure 1: points, poisons and the line between two classes."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from poisonkit.experiments.convex_polytope.proposition import Line, Scene
+from poisonkit.figures.common import plain
+from poisonkit.figures.convex_polytope.success import METHODS
+from poisonkit.plots import COLOURS, panels
+from poisonkit.store import Record
+
+_SHADE = {"collision": "clean", "polytope": "poisoned"}
+_MARKS = ("o", "s", "^", "v")
+
+
+def plane_figure(scenes: dict[str, tuple[Scene, Line]]) -> Figure:
+    """Draw scenes in the plane beside each other, each with the classifier trained on it."""
+    figure, [axes] = panels(1, len(scenes), size=(5 * len(scenes), 4.4))
+    for part, (title, (scene, line)) in zip(axes, scenes.items(), strict=True):
+        draw_scene(part, scene, line)
+        part.set_title(title)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+    return figure
+
+
+def draw_scene(axes: Axes, scene: Scene, line: Line) -> None:
+    """Draw the points of a scene in the plane, and where the classifier decides."""
+    points = {"poisons' class": (scene.own, "poisoned"), "target's class": (scene.other, "clean")}
+    for name, (found, colour) in points.items():
+        axes.plot(*found.T, ".", color=COLOURS[colour], alpha=0.45, label=name)
+    closed = np.concatenate([scene.poisons, scene.poisons[:1]])
+    axes.plot(*closed.T, "-", color=COLOURS["poisoned"], alpha=0.6, lw=1)
+    axes.plot(*scene.poisons.T, "o", color=COLOURS["poisoned"], mec="black", label="poisons")
+    axes.plot(*scene.target, "*", color=COLOURS["clean"], mec="black", ms=14, label="target")
+    every = np.concatenate([scene.own, scene.other, scene.poisons, scene.target[None]])
+    low, high = every.min(0) - 1, every.max(0) + 1
+    grid = np.stack(np.meshgrid(*(np.linspace(a, b, 200) for a, b in zip(low, high, strict=True))))
+    value = np.tensordot(line.weight, grid, 1) + line.bias
+    axes.contour(grid[0], grid[1], value, [0.0], colors="black", linewidths=1.2)
+    axes.plot([], [], "k-", lw=1.2, label="classifier")
+    axes.set(xlabel="first feature", ylabel="second feature", xlim=(low[0], high[0]))
+    axes.set_ylim(low[1], high[1])
+
+
+def proposition_figure(record: Record) -> Figure:
+    """Draw how often the target is captured, by the distance of poisons and of their polytope."""
+    figure, [axes] = panels(1, 2, size=(10, 4))
+    words = {"nearest": "distance to the nearest poison", "distance": "distance to the polytope"}
+    rows = record.metrics["rows"]
+    for part, (name, label) in zip(axes, words.items(), strict=True):
+        for placement, shade in _SHADE.items():
+            for dimensions, mark in zip(record.config["dimensions"], _MARKS, strict=False):
+                own = [
+                    row
+                    for row in rows
+                    if (row["placement"], row["dimensions"]) == (placement, dimensions)
+                    and row["fitted"]
+                ]
+                x = [row[name] for row in own]
+                low, high = ([100 * row[k] for row in own] for k in ("low", "high"))
+                rate = [100 * row["captured"] / row["fitted"] for row in own]
+                words_of = f"{METHODS[placement]}, {dimensions} dimensions"
+                style = {"color": COLOURS[shade], "ms": 5}
+                part.plot(x, rate, f"{mark}-", label=words_of, alpha=0.85, **style)
+                part.fill_between(x, low, high, color=COLOURS[shade], alpha=0.07)
+        part.set(xlabel=label, ylabel="targets captured (%)", ylim=(-3, 103))
+        part.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+def proposition_table(record: Record) -> Styler:
+    """Return the numbers at distance 0, of which the proposition speaks."""
+    rows = [
+        {
+            "Poisons": METHODS[row["placement"]],
+            "Dimensions": row["dimensions"],
+            "Draws": record.config["trials"],
+            "All poisons fitted": row["fitted"],
+            "Target captured": row["captured"],
+        }
+        for row in record.metrics["rows"]
+        if row["distance"] == 0
+    ]
+    return plain(pd.DataFrame(rows))

@@ -1,0 +1,206 @@
+"""Figures 1, 5, 6, 7 and 8: how often targets are taken for the poisons' class."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from poisonkit.claims.convex_polytope import FIGURE_5
+from poisonkit.figures.common import plain
+from poisonkit.plots import COLOURS, panels
+from poisonkit.statistics import wilson
+from poisonkit.store import Json, Record
+
+#: Names of the objectives, as the papers call them.
+METHODS = {
+    "collision": "Feature Collision",
+    "polytope": "Convex Polytope",
+    "bullseye": "Bullseye Polytope",
+}
+_SHADES = ("clean", "poisoned", "after", "reference")
+_DIAMOND = {"ls": "", "marker": "D", "mfc": "white", "ms": 6, "zorder": 4}
+
+
+def _named(key: str, value: object) -> str:
+    if key == "objective":
+        return METHODS[str(value)]
+    return f"{100 * float(str(value)):.0f} % in common" if key == "overlap" else str(value)
+
+
+def _key(record: Record) -> str:
+    return next(k for k in ("objective", "overlap", "attack") if k in record.metrics["rows"][0])
+
+
+def _paper(record: Record, value: object, victim: str) -> float | None:
+    if record.experiment != "convex_polytope/transfer" or value != "polytope":
+        return None
+    return FIGURE_5.get(victim) if record.config["dataset"] == "cifar10" else None
+
+
+def _bar(axes: Axes, y: float, row: Json, colour: str, *, filled: bool = True) -> None:
+    """Draw a rate with its interval."""
+    shade = COLOURS[colour]
+    axes.plot((100 * row["low"], 100 * row["high"]), (y, y), color=shade, linewidth=1.5)
+    axes.plot(100 * row["rate"], y, "o", color=shade, mfc=shade if filled else "white", ms=7)
+
+
+def success_figure(record: Record) -> Figure:
+    """Draw each victim's rate of success with its 95 % interval, one colour a way to craft."""
+    key, rows = _key(record), record.metrics["rows"]
+    values = list(dict.fromkeys(row[key] for row in rows))
+    victims = list(dict.fromkeys(row["victim"] for row in rows))
+    height = 0.25 + 0.16 * len(values)
+    figure, [[axes]] = panels(1, 1, size=(8.5, 1.3 + height * len(victims)))
+    offsets = 0.13 * (len(values) - 1) * np.linspace(-1, 1, len(values))
+    for value, offset, colour in zip(values, offsets, _SHADES, strict=False):
+        for row in rows:
+            if row[key] == value:
+                _bar(axes, victims.index(row["victim"]) + offset, row, colour)
+        marks = [
+            (found, place + offset)
+            for place, victim in enumerate(victims)
+            if (found := _paper(record, value, victim)) is not None
+        ]
+        axes.plot([], [], "o", color=COLOURS[colour], label=_named(key, value))
+        if marks:
+            x, y = zip(*marks, strict=True)
+            axes.plot(x, y, color="black", label="paper's code, told by its authors", **_DIAMOND)
+    clean = [next(r["clean"] for r in rows if r["victim"] == victim) for victim in victims]
+    axes.plot([100 * c for c in clean], range(len(victims)), "k|", ms=10, label="without poisons")
+    known = set(record.config["substitutes"])
+    shown = [name if name in known else f"{name} (unknown)" for name in victims]
+    axes.set_yticks(range(len(victims)), shown)
+    axes.set(xlim=(-3, 103), ylim=(len(victims) - 0.5, -0.5))
+    axes.set_xlabel("targets taken for the poisons' class (%)")
+    axes.grid(axis="x", alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    return figure
+
+
+def success_table(record: Record) -> Styler:
+    """Return the numbers behind :func:`success_figure`."""
+    key, shown = _key(record), []
+    heads = {"objective": "Poisons by", "overlap": "Training images", "attack": "Surrounded in"}
+    for row in record.metrics["rows"]:
+        entry: dict[str, object] = {
+            heads[key]: _named(key, row[key]),
+            "Victim": row["victim"],
+            "Successes": f"{row['hits']} of {row['targets']}",
+            "Rate [95 % interval]": _rate(row),
+        }
+        if "unrounded" in row:
+            entry["Before rounding"] = f"{100 * row['unrounded']:.0f} %"
+        entry["Without poisons"] = f"{100 * row['clean']:.0f} %"
+        reported = _paper(record, row[key], row["victim"])
+        if key == "objective" and record.config["dataset"] == "cifar10":
+            entry["Paper's code"] = "-" if reported is None else f"{reported:.0f} %"
+        shown.append(entry)
+    return plain(pd.DataFrame(shown))
+
+
+def _rate(row: Json) -> str:
+    return f"{100 * row['rate']:.0f} % [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+
+
+def accuracy_figure(record: Record) -> Figure:
+    """Draw the accuracy on test images, fine-tuned with poisons and without (Figure 8)."""
+    key, rows = _key(record), record.metrics["rows"]
+    values = list(dict.fromkeys(row[key] for row in rows))
+    victims = list(dict.fromkeys(row["victim"] for row in rows))
+    figure, [[axes]] = panels(1, 1, size=(8.5, 1.3 + 0.45 * len(victims)))
+    offsets = 0.1 * (len(values) - 1) * np.linspace(-1, 1, len(values))
+    for value, offset, colour in zip(values, offsets, _SHADES, strict=False):
+        own = [row for row in rows if row[key] == value]
+        y = np.array([victims.index(row["victim"]) for row in own]) + offset
+        spread = [100 * (row["accuracy_deviation"] or 0) for row in own]
+        axes.errorbar(
+            [100 * row["accuracy"] for row in own],
+            y,
+            xerr=spread,
+            fmt="o",
+            ms=5,
+            color=COLOURS[colour],
+            label=_named(key, value),
+        )
+    clean = [next(r["clean_accuracy"] for r in rows if r["victim"] == v) for v in victims]
+    axes.plot([100 * c for c in clean], range(len(victims)), "k|", ms=12, label="without poisons")
+    axes.set_yticks(range(len(victims)), victims)
+    axes.set(ylim=(len(victims) - 0.5, -0.5), xlabel="accuracy on test images (%)")
+    axes.grid(axis="x", alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    return figure
+
+
+def distance_figure(record: Record) -> Figure:
+    """Draw success by the distance between target and poisons in the victim's features.
+
+    Each mark is a fifth of all pairs of a target and a victim, in the order of the distance.
+    """
+    figure, [axes] = panels(1, 2, size=(10, 3.8))
+    kinds = {"to_poison": "to the poisons, on average", "to_polytope": "to their polytope"}
+    label = record.metrics["trials"][0]["poison_label"]
+    for part, (name, words) in zip(axes, kinds.items(), strict=True):
+        for objective, colour in zip(METHODS, _SHADES, strict=False):
+            pairs = [
+                (distance**0.5, prediction == label)
+                for trial in record.metrics["trials"]
+                if trial["objective"] == objective
+                for entry in trial["victims"]
+                for distance, prediction in zip(entry[name], entry["predictions"], strict=True)
+            ]
+            if len(pairs) >= 5:
+                _by_fifths(part, sorted(pairs), COLOURS[colour], METHODS[objective])
+        part.set(xlabel=f"distance {words}\n(in lengths of the target's features)", ylim=(-3, 103))
+        part.set_ylabel("taken for the poisons' class (%)")
+        part.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    return figure
+
+
+def _by_fifths(axes: Axes, pairs: Sequence[tuple[float, bool]], colour: str, label: str) -> None:
+    cuts = np.linspace(0, len(pairs), 6).astype(int)
+    parts = [pairs[a:b] for a, b in itertools.pairwise(cuts)]
+    x = [float(np.median([distance for distance, _ in part])) for part in parts]
+    rates = [sum(hit for _, hit in part) / len(part) for part in parts]
+    bounds = np.array([wilson(sum(hit for _, hit in part), len(part)) for part in parts])
+    axes.plot(x, 100 * np.array(rates), "o-", color=colour, ms=5, label=label)
+    axes.fill_between(x, 100 * bounds[:, 0], 100 * bounds[:, 1], color=colour, alpha=0.12)
+
+
+def likeness_table(record: Record) -> Styler:
+    """Return how much the poisons' changes resemble their targets, for each objective."""
+    rows = []
+    for objective in dict.fromkeys(trial["objective"] for trial in record.metrics["trials"]):
+        own = [t for t in record.metrics["trials"] if t["objective"] == objective]
+        values = [value for trial in own for value in trial["likeness"]]
+        change = float(np.mean([trial["mean_change"] for trial in own]))
+        rows.append(
+            {
+                "Poisons by": METHODS[objective],
+                "Cosine of change and target's picture": f"{np.mean(values):.2f} ± "
+                f"{np.std(values, ddof=1) if len(values) > 1 else 0:.2f}",
+                "Mean change of a value": f"{change:.1f} of 255",
+            }
+        )
+    return plain(pd.DataFrame(rows))
+
+
+def switches_figure(record: Record) -> Figure:
+    """Draw the rate of success over all victims and targets for each switch."""
+    rows = record.metrics["rows"]
+    figure, [[axes]] = panels(1, 1, size=(8.5, 1.2 + 0.42 * len(rows)))
+    for place, row in enumerate(rows):
+        _bar(axes, place, row, "poisoned")
+    axes.axvline(100 * rows[0]["rate"], color=COLOURS["reference"], ls="--", zorder=0)
+    axes.set_yticks(range(len(rows)), [row["switch"] for row in rows])
+    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xlabel("targets taken for the poisons' class, all victims (%)")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
