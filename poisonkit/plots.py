@@ -74,6 +74,12 @@ def show_images(axes: Axes, image: Tensor, title: str) -> None:
     axes.set_axis_off()
 
 
+def change_of(images: Tensor, clean: Tensor, epsilon: float) -> Tensor:
+    """Return the difference of uint8 images as images: grey is none, black and white epsilon."""
+    change = (images.float() - clean.float()) / (255 * epsilon)
+    return ((change + 1) * 127.5).round().clamp(0, 255).to(images.dtype)
+
+
 @dataclass(frozen=True)
 class Slider:
     """Frames behind a slider that needs no kernel and no script from elsewhere."""

@@ -169,6 +169,8 @@ def judge_capacity(record: Record) -> Outcome | None:
 def judge_last_layer(record: Record) -> Outcome | None:
     """Judge Figure 7's single layer, which hardly ever succeeds."""
     own = _own(record, attack="last layer")
+    if not own:
+        return None
     found = _rate(own)
     without = sum(row["clean"] * row["targets"] for row in own) / found.n
     verdict: Verdict = "not"
@@ -182,7 +184,7 @@ def judge_several_layers(record: Record) -> Outcome | None:
     known = record.config["substitutes"]
     own = [row for row in _own(record, attack="all stages") if row["victim"] in known]
     single = [row for row in _own(record, attack="last layer") if row["victim"] in known]
-    if not own:
+    if not own or not single:
         return None
     found, one = _rate(own), _rate(single)
     verdict: Verdict = "not"

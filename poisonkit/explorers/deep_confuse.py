@@ -1,20 +1,16 @@
 """Explorers of the Deep Confuse chapter: the bound of the noise, and the label map."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import torch
-from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft, perturb
-from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
@@ -28,11 +24,11 @@ from poisonkit.experiments.deep_confuse.steps import (
     train_on,
 )
 from poisonkit.experiments.networks import Context, Cost
+from poisonkit.explorers.shared import context_of, message, new_button, on_press, show
 from poisonkit.figures.deep_confuse import draw_confusion, noise_figure
 from poisonkit.images import ImageSet
 from poisonkit.models.generators import NoiseGenerator
 from poisonkit.plots import panels
-from poisonkit.store import default_store
 
 #: Classes that the noise explorer shows side by side.
 _ACROSS = 10
@@ -46,7 +42,7 @@ def noise_explorer(
     The generator is that of the configuration, with its noise scaled. It is learned, or
     found in the store, when the button is pressed (at ``quick`` also once at the start).
     """
-    context = _context(device, data_root)
+    context = context_of(device, data_root)
     limit = min(1.0, 2 * config.epsilon)
     epsilon = widgets.FloatSlider(
         config.epsilon,
@@ -57,7 +53,7 @@ def noise_explorer(
         readout_format=".3f",
     )
     number = widgets.IntSlider(0, min=0, max=0, description="image")
-    button, status, output = _button("Get the generator"), widgets.HTML(), widgets.Output()
+    button, status, output = new_button("Get the generator"), widgets.HTML(), widgets.Output()
     found: list[tuple[ImageSet, NoiseGenerator]] = []
 
     def get() -> None:
@@ -76,11 +72,11 @@ def noise_explorer(
             images, generator = found[0]
             generator.epsilon = epsilon.value
             shown = images.x[_one_of_each(images, number.value)]
-            _replace(output, noise_figure(shown, perturb(generator, shown), limit))
+            show(output, noise_figure(shown, perturb(generator, shown), limit))
 
     epsilon.observe(draw, names="value")
     number.observe(draw, names="value")
-    _on_press(button, status, get, at_once=config.profile == "quick")
+    on_press(button, status, get, at_once=config.profile == "quick")
     return widgets.VBox([widgets.HBox([epsilon, number]), button, status, output])
 
 
@@ -97,12 +93,12 @@ def label_map_explorer(
     A generator is learned and a network trained, at the configuration's scale, when the
     button is pressed (at ``quick`` also once at the start).
     """
-    context = _context(device, data_root)
-    button, status, output = _button("Learn and train"), widgets.HTML(), widgets.Output()
+    context = context_of(device, data_root)
+    button, status, output = new_button("Learn and train"), widgets.HTML(), widgets.Output()
     try:
         data = load_data(config, context)
     except PoisonkitError as error:
-        status.value = _message(error)
+        status.value = message(error)
         return widgets.VBox([status])
     names, classes = data.train.class_names, data.train.classes
     first = getattr(config, "label_map", ())
@@ -131,10 +127,10 @@ def label_map_explorer(
             f"Of the clean test images {result.hits:.1%} are called what the map says, "
             f"{result.accuracy:.1%} what they are."
         )
-        _replace(output, _confusion(result))
+        show(output, _confusion(result))
 
     shift.observe(move, names="value")
-    _on_press(button, status, learn, at_once=config.profile == "quick")
+    on_press(button, status, learn, at_once=config.profile == "quick")
     chosen = widgets.HBox(choices, layout=widgets.Layout(flex_flow="row wrap"))
     return widgets.VBox([shift, chosen, button, status, output])
 
@@ -169,42 +165,3 @@ def _confusion(result: _Attacked) -> Figure:
     figure, [[axes]] = panels(1, 1, size=(5.5, 5))
     draw_confusion(axes, result.confusion.tolist(), result.label_map)
     return figure
-
-
-def _context(device: str, data_root: Path | None) -> Context:
-    return Context(store=default_store(), device=str(choose_device(device)), data_root=data_root)
-
-
-def _button(text: str) -> Any:
-    return widgets.Button(
-        description=text, button_style="primary", layout=widgets.Layout(width="auto")
-    )
-
-
-def _on_press(
-    button: Any, status: widgets.HTML, work: Callable[[], None], *, at_once: bool
-) -> None:
-    """Let a button do its work, disabled meanwhile; an error goes to the status line."""
-
-    def press(_: object = None) -> None:
-        button.disabled = True
-        try:
-            work()
-        except PoisonkitError as error:
-            status.value = _message(error)
-        finally:
-            button.disabled = False
-
-    button.on_click(press)
-    if at_once:
-        press()
-
-
-def _message(error: PoisonkitError) -> str:
-    return f"<b>{escape(str(error))}</b>"
-
-
-def _replace(output: widgets.Output, figure: Figure) -> None:
-    with output:
-        output.clear_output(wait=True)
-        display(figure)

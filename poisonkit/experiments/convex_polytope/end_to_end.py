@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
 from poisonkit.experiments.convex_polytope.setting import (
     BLACK_BOX,
@@ -80,6 +81,8 @@ class EndToEndConfig(PolytopeConfig):
 
 def _units(config: EndToEndConfig) -> list[Json]:
     refuse_repeats(attacks=config.attacks, victims=config.victims)
+    if config.tested < 1:
+        raise PoisonkitError(f"tested must be at least 1, not {config.tested}")
     return [
         {"attack": attack, "first": first, "victim": name}
         for first in blocks(config)

@@ -1,5 +1,6 @@
 """Beyond the paper: how much must change, how many poisons it takes, and what a filter finds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from poisonkit.defenses.spectral import spectral_filter
+from poisonkit.defenses.spectral import REMOVAL_FACTOR, spectral_filter
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig, blocks, profiles_of
 from poisonkit.experiments.convex_polytope.steps import (
@@ -62,6 +63,16 @@ def _units(config: LimitsConfig) -> list[Json]:
 def _resolved(config: LimitsConfig, unit: Json) -> LimitsConfig:
     procedure = replace(config.procedure, epsilon=unit["epsilon"], objective="polytope")
     return replace(config, poisons=unit["poisons"], procedure=procedure)
+
+
+def _check(config: LimitsConfig, unit: Json, context: Context) -> object:
+    removed = math.ceil(REMOVAL_FACTOR * unit["poisons"])
+    if removed >= config.fine_tuning_per_class:
+        raise PoisonkitError(
+            f"told of {unit['poisons']} poisons the filter removes {removed} images of each "
+            f"class, of which there are {config.fine_tuning_per_class}"
+        )
+    return begin(_resolved(config, unit), context)
 
 
 def _trial(config: LimitsConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
@@ -133,6 +144,7 @@ def _summary(config: LimitsConfig, trials: Sequence[Json]) -> Json:
 _QUICK: Mapping[str, object] = {
     "epsilons": (0.1, 0.3, 0.5),
     "counts": (2, 5, 8),
+    "fine_tuning_per_class": 20,
     "dropouts": (0.2,),
     "victims": ("resnet8", "small_cnn", "preact_resnet8"),
 }
@@ -147,6 +159,6 @@ LIMITS = Experiment(
     variants={"paper": {}},
     units=_units,
     trial=_trial,
-    check=lambda config, unit, context: begin(_resolved(config, unit), context),
+    check=_check,
     summarise=_summary,
 )

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,17 +115,18 @@ def captured(scene: Scene) -> tuple[bool, bool]:
     return bool(line.takes(scene.poisons).all()), bool(line.takes(scene.target[None])[0])
 
 
-def in_the_plane(distance: float, *, seed: int = 0) -> dict[Placement, Scene]:
-    """Draw Figure 1's scenes: two poisons, whose segment is as far from the target in both.
+def in_the_plane(distances: Mapping[Placement, float], *, seed: int = 0) -> dict[Placement, Scene]:
+    """Draw two poisons in the plane, their segment at the given distance from the target.
 
-    Of the draws from ``seed`` on, the first in which both pairs of poisons can be fitted.
+    Of the draws from ``seed`` on, the first in which the poisons of every placement can be
+    fitted; what becomes of the target does not matter for the choice.
     """
     config = PropositionConfig(dimensions=(2,), poisons=2, points=20, gap=8.0)
     for number in itertools.count(seed):
-        scenes = {place: draw(config, place, 2, distance, number) for place in PLACEMENTS}
+        scenes = {k: draw(config, k, 2, distance, number) for k, distance in distances.items()}
         if all(captured(scene)[0] for scene in scenes.values()):
-            return scenes
-    raise AssertionError("unreachable")
+            break
+    return scenes
 
 
 def _units(config: PropositionConfig) -> list[Json]:
@@ -137,6 +138,8 @@ def _units(config: PropositionConfig) -> list[Json]:
             raise unknown("placement", placement, PLACEMENTS)
     if config.poisons < 2 or config.points < 2:
         raise PoisonkitError("there must be at least 2 poisons and 2 points of each class")
+    if config.trials < 1:
+        raise PoisonkitError(f"there must be at least 1 draw of each scene, not {config.trials}")
     if min(config.dimensions, default=0) < config.poisons:
         raise PoisonkitError(
             f"{config.poisons} poisons and a direction beside them need as many dimensions"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from poisonkit.attacks.surrounding import Objective, Procedure
+from poisonkit.errors import PoisonkitError
 from poisonkit.store import Json
 from poisonkit.training import Recipe
 
@@ -159,6 +160,8 @@ def profiles_of(
 
 def blocks(config: PolytopeConfig) -> list[int]:
     """Return the number of the first target of each block that is crafted together."""
+    if config.targets_at_once < 1:
+        raise PoisonkitError(f"targets_at_once must be at least 1, not {config.targets_at_once}")
     return list(range(0, config.targets, config.targets_at_once))
 
 

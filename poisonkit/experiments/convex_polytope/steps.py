@@ -83,7 +83,7 @@ def load_data(config: PolytopeConfig, context: Context) -> Data:
             f"first {begin}, not the {config.targets} targets asked for"
         )
     rows = fine_tuning.indices_of(source)[: config.poisons].tolist()
-    if len(rows) < max(config.poisons, 1):
+    if config.poisons < 1 or len(rows) < config.poisons:
         raise PoisonkitError(
             f"{config.poisons} poisons are asked for, of {count} images of each class"
         )
@@ -106,15 +106,18 @@ def begin(config: PolytopeConfig, context: Context, layers: Layers = "last") -> 
         dropouts=config.dropouts,
         victims=config.victims,
     )
-    for name, value in (("targets_at_once", config.targets_at_once), ("victims", config.victims)):
-        if not value:
-            raise PoisonkitError(f"{name} must not be {value!r}")
+    for option, values in (("victims", config.victims), ("dropouts", config.dropouts)):
+        if not values:
+            raise PoisonkitError(f"{option} must not be {values!r}")
+    for rate in config.dropouts:
+        if not 0 <= rate < 1:
+            raise PoisonkitError(f"a dropout rate must lie in [0, 1), not {rate}")
     for name in config.victims:
-        _fresh(config, data.pretraining, name)
+        _check_victim(config, data, name)
     nets = [
         Substitute(network=network, taps=taps_of(network, name, layers))
         for name in config.substitutes
-        for network in [_fresh(config, data.pretraining, name, max(config.dropouts, default=0))]
+        for network in [_fresh(config, data.pretraining, name, max(config.dropouts))]
     ]
     procedures = [replace(config.procedure, objective=name) for name in config.objectives]
     for procedure in procedures or [config.procedure]:
@@ -126,6 +129,19 @@ def begin(config: PolytopeConfig, context: Context, layers: Layers = "last") -> 
             procedure=procedure,
         )
     return data, cost
+
+
+def _check_victim(config: PolytopeConfig, data: Data, name: str) -> None:
+    network = _fresh(config, data.pretraining, name)
+    [layer] = taps_of(network, name, "last")
+    try:
+        features(network, data.targets.x[:1], layer)
+    except RuntimeError as error:
+        raise PoisonkitError(
+            f"{name} cannot take images of {data.pretraining.image_size} pixels ({error})"
+        ) from error
+    if not isinstance(network.module_at("linear"), nn.Linear):
+        raise PoisonkitError(f"{name} does not end in a linear layer that could be fine-tuned")
 
 
 def _options(config: PolytopeConfig, name: str) -> dict[str, Any]:
@@ -261,11 +277,8 @@ def crafted(
     spec: Json = {
         "crafting": VERSION,
         "procedure": as_json(procedure),
-        "substitutes": [[digest_of({}, one.network.state_dict()), list(one.taps)] for one in nets],
-        "watch": [
-            [digest_of({}, one.network.state_dict()) for one in watch],
-            watch_every if watch else 0,
-        ],
+        "substitutes": [[_digest(one), list(one.taps)] for one in nets],
+        "watch": [[_digest(one) for one in watch], watch_every if watch else 0],
         "fine_tuning": data.fine_tuning.checksum,
         "rows": list(data.rows),
         "targets": targets.checksum,

@@ -15,6 +15,7 @@ from poisonkit.figures.convex_polytope.success import (
     success_figure,
     success_table,
     switches_figure,
+    switches_table,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "success_figure",
     "success_table",
     "switches_figure",
+    "switches_table",
 ]

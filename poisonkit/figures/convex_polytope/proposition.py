@@ -1,12 +1,14 @@
 """Proposition 1 and Figure 1: points, poisons and the line between two classes."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from poisonkit.experiments.convex_polytope.proposition import Line, Scene
+from poisonkit.experiments.convex_polytope.proposition import Line, Placement, Scene
 from poisonkit.figures.common import plain
 from poisonkit.figures.convex_polytope.success import METHODS
 from poisonkit.plots import COLOURS, panels
@@ -16,12 +18,16 @@ _SHADE = {"collision": "clean", "polytope": "poisoned"}
 _MARKS = ("o", "s", "^", "v")
 
 
-def plane_figure(scenes: dict[str, tuple[Scene, Line]]) -> Figure:
+def plane_figure(scenes: Mapping[Placement, Scene], lines: Mapping[Placement, Line]) -> Figure:
     """Draw scenes in the plane beside each other, each with the classifier trained on it."""
-    figure, [axes] = panels(1, len(scenes), size=(5 * len(scenes), 4.4))
-    for part, (title, (scene, line)) in zip(axes, scenes.items(), strict=True):
+    figure, [axes] = panels(1, len(scenes), size=(5 * len(scenes), 4.6))
+    for part, (placement, scene) in zip(axes, scenes.items(), strict=True):
+        line = lines[placement]
         draw_scene(part, scene, line)
-        part.set_title(title)
+        nearest = float(np.linalg.norm(scene.poisons - scene.target, axis=1).min())
+        taken = "the poisons'" if line.takes(scene.target[None])[0] else "its own"
+        name = METHODS[placement]
+        part.set_title(f"{name}: nearest poison at {nearest:.1f},\ntarget taken for {taken} class")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
     return figure

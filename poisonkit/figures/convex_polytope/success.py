@@ -83,28 +83,36 @@ def success_figure(record: Record) -> Figure:
 
 
 def success_table(record: Record) -> Styler:
-    """Return the numbers behind :func:`success_figure`."""
-    key, shown = _key(record), []
-    heads = {"objective": "Poisons by", "overlap": "Training images", "attack": "Surrounded in"}
-    for row in record.metrics["rows"]:
-        entry: dict[str, object] = {
-            heads[key]: _named(key, row[key]),
-            "Victim": row["victim"],
-            "Successes": f"{row['hits']} of {row['targets']}",
-            "Rate [95 % interval]": _rate(row),
-        }
-        if "unrounded" in row:
-            entry["Before rounding"] = f"{100 * row['unrounded']:.0f} %"
-        entry["Without poisons"] = f"{100 * row['clean']:.0f} %"
-        reported = _paper(record, row[key], row["victim"])
+    """Return the numbers behind :func:`success_figure`, one line a victim and one for all."""
+    key, rows = _key(record), record.metrics["rows"]
+    values = list(dict.fromkeys(row[key] for row in rows))
+    victims = list(dict.fromkeys(row["victim"] for row in rows))
+    shown = []
+    for victim in [*victims, "all"]:
+        entry: dict[str, object] = {"Victim": victim}
+        for value in values:
+            own = [r for r in rows if r[key] == value and victim in (r["victim"], "all")]
+            entry[_named(key, value)] = _counted(own)
         if key == "objective" and record.config["dataset"] == "cifar10":
-            entry["Paper's code"] = "-" if reported is None else f"{reported:.0f} %"
+            reported = _paper(record, "polytope", victim)
+            entry["Paper's code, Convex Polytope"] = (
+                "-" if reported is None else f"{reported:.0f} %"
+            )
+        clean = [r["clean"] for r in rows if r[key] == values[0] and victim in (r["victim"], "all")]
+        entry["Without poisons"] = f"{100 * float(np.mean(clean)):.0f} %"
         shown.append(entry)
     return plain(pd.DataFrame(shown))
 
 
-def _rate(row: Json) -> str:
-    return f"{100 * row['rate']:.0f} % [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+def _counted(rows: Sequence[Json]) -> str:
+    """Return successes, rate and interval over some rows, and the successes before rounding."""
+    hits, targets = sum(row["hits"] for row in rows), sum(row["targets"] for row in rows)
+    low, high = wilson(hits, targets)
+    text = f"{hits} of {targets}: {100 * hits / targets:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    if "unrounded" in rows[0]:
+        before = round(sum(row["unrounded"] * row["targets"] for row in rows))
+        text += f" ({before} before rounding)" if before != hits else ""
+    return text
 
 
 def accuracy_figure(record: Record) -> Figure:
@@ -204,3 +212,17 @@ def switches_figure(record: Record) -> Figure:
     axes.set_xlabel("targets taken for the poisons' class, all victims (%)")
     axes.grid(axis="x", alpha=0.3)
     return figure
+
+
+def switches_table(record: Record) -> Styler:
+    """Return the numbers behind :func:`switches_figure`."""
+    rows = [
+        {
+            "Switch": row["switch"],
+            "Successes": _counted([{**row, "unrounded": row["unrounded"]["rate"]}]),
+            "Last loss, substitutes": f"{row['loss']:.4f}",
+            "Squared distance to the polytope, victims": f"{row['to_polytope']:.3f}",
+        }
+        for row in record.metrics["rows"]
+    ]
+    return plain(pd.DataFrame(rows))

@@ -9,7 +9,6 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from torch import Tensor
 
 from poisonkit.claims.deep_confuse import CHANCE
 from poisonkit.plots import COLOURS, panels
@@ -81,12 +80,6 @@ def two_parts(
 def class_colours(classes: int) -> list[tuple[float, float, float]]:
     """Return one colour a class."""
     return list(sns.color_palette("tab10" if classes <= 10 else "husl", classes))
-
-
-def change_of(images: Tensor, clean: Tensor, epsilon: float) -> Tensor:
-    """Return the difference of uint8 images as images: grey is none, black and white epsilon."""
-    change = (images.float() - clean.float()) / (255 * epsilon)
-    return ((change + 1) * 127.5).round().clamp(0, 255).to(images.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

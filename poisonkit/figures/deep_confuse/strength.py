@@ -10,7 +10,6 @@ from torch import Tensor
 from poisonkit.claims.deep_confuse_reported import FIGURE_4, FIGURE_5
 from poisonkit.figures.deep_confuse.pictures import image_rows
 from poisonkit.figures.deep_confuse.shared import (
-    change_of,
     guessing_line,
     legend_over,
     on_paper_data,
@@ -18,7 +17,7 @@ from poisonkit.figures.deep_confuse.shared import (
     percent,
     two_parts,
 )
-from poisonkit.plots import COLOURS, Slider, panels, show_images, slider
+from poisonkit.plots import COLOURS, Slider, change_of, panels, show_images, slider
 from poisonkit.store import Json, Record
 
 #: Images that each column of Figure 4's strip shows.
