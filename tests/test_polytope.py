@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from scipy.optimize import nnls
+from torch import Tensor, nn
 
 from poisonkit.attacks import surrounding
-from poisonkit.attacks.polytope import craft
+from poisonkit.attacks.polytope import craft, poisons_of
 from poisonkit.attacks.surrounding import (
     Aims,
     Procedure,
     Substitute,
     backward,
+    distances,
     features_at,
     objective,
+    objective_in,
     ready_to_craft,
 )
 from poisonkit.errors import PoisonkitError
@@ -299,6 +303,212 @@ def test_a_target_that_the_poisons_already_surround_costs_nothing(scene):
     c = convex_coefficients(values[None], inside[None])
     found = objective(values[None], inside[None], c, SHORT, pooled=False)
     assert float(found) < 1e-6
+
+
+# Looking on ---------------------------------------------------------------------------------
+
+
+def hidden(net: nn.Module, x: Tensor) -> np.ndarray:
+    """The little network's last layer but one, a part at a time; its dropout does nothing."""
+    body = net.body.eval()
+    with torch.no_grad():
+        return body.hidden(body.stage(x)).double().numpy()
+
+
+def nearest_combination(vertices: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """By non-negative least squares, with a heavy row that makes the weights sum to 1."""
+    heavy = 1e5
+    rows = np.vstack([vertices.T, np.full(len(vertices), heavy)])
+    return nnls(rows, np.append(target, heavy))[0] @ vertices
+
+
+@pytest.fixture
+def watched_scene(scene):
+    """A network with dropout that nobody crafted with, some poisons, and their targets."""
+    _, _, targets = scene
+    generator = torch.Generator().manual_seed(8)
+    images = torch.rand(3, 5, 3, 8, 8, generator=generator)
+    net = Substitute(network=network(21, width=5, dropout=0.5), taps=("hidden",))
+    return net, images, targets.x.float() / 255
+
+
+def test_distances_are_to_the_nearest_combination_and_to_a_poison_on_average(watched_scene):
+    net, images, targets = watched_scene
+    to_polytope, to_poison = distances(net, images, targets)
+    for number in range(3):
+        p, t = (
+            hidden(net.network, images[number]),
+            hidden(net.network, targets[number : number + 1]),
+        )
+        size = float((t**2).sum())
+        apart = ((nearest_combination(p, t[0]) - t[0]) ** 2).sum() / size
+        assert float(to_polytope[number]) == pytest.approx(apart, rel=1e-3)
+        each = ((p - t) ** 2).sum(1) / size
+        assert float(to_poison[number]) == pytest.approx(each.mean(), rel=1e-5)
+        assert apart <= each.min()
+
+
+def test_a_target_among_its_own_poisons_is_at_no_distance(watched_scene):
+    net, images, targets = watched_scene
+    images = images.clone()
+    images[:, 2] = targets
+    to_polytope, to_poison = distances(net, images, targets)
+    assert to_polytope.abs().max() < 1e-6
+    assert to_poison.min() > 1e-3
+    alone = images[:, 2:3]
+    assert all(found.abs().max() < 1e-6 for found in distances(net, alone, targets))
+
+
+def test_the_objective_in_a_network_is_its_formula_there(watched_scene):
+    net, images, targets = watched_scene
+    found = {
+        name: objective_in(net, images, targets, replace(SHORT, objective=name))
+        for name in ("polytope", "collision", "bullseye")
+    }
+    for number in range(3):
+        p, t = (
+            hidden(net.network, images[number]),
+            hidden(net.network, targets[number : number + 1]),
+        )
+        size = float((t**2).sum())
+        expected = {
+            "polytope": ((nearest_combination(p, t[0]) - t[0]) ** 2).sum() / size / 2,
+            "collision": ((p - t) ** 2).sum() / size,
+            "bullseye": ((p.mean(0) - t[0]) ** 2).sum() / size / 2,
+        }
+        for name, value in expected.items():
+            assert float(found[name][number]) == pytest.approx(value, rel=1e-3), name
+
+
+def test_a_look_uses_no_dropout_and_leaves_network_and_random_state_as_they_were(watched_scene):
+    net, images, targets = watched_scene
+    net.network.train()
+    modes = [module.training for module in net.network.modules()]
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    procedure = replace(SHORT, dropout=True)
+    first, second = (objective_in(net, images, targets, procedure) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in net.network.modules()] == modes
+    assert not first.requires_grad
+    plain = Substitute(network=network(21, width=5), taps=("hidden",))
+    assert torch.allclose(first, objective_in(plain, images, targets, procedure))
+
+
+def watching(count=2):
+    """Networks that the poisons are not crafted with, of other weights and with dropout."""
+    return [
+        Substitute(network=network(30 + seed, width=5, dropout=0.5), taps=("hidden",))
+        for seed in range(count)
+    ]
+
+
+def same_crafting(one, other) -> bool:
+    parts = ("images", "losses", "coefficients")
+    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in parts)
+
+
+@pytest.mark.parametrize("mask", ["once", "every"])
+def test_watching_does_not_change_what_is_crafted(scene, mask):
+    nets = substitutes(dropout=0.4)
+    procedure = replace(SHORT, dropout=True, target_mask=mask)
+    alone = crafted(scene, procedure, nets)
+    assert alone.watched.numel() == 0
+    assert same_crafting(alone, crafted(scene, procedure, nets, watch=watching(), watch_every=2))
+    # Not even a look at the substitutes themselves.
+    assert same_crafting(alone, crafted(scene, procedure, nets, watch=nets, watch_every=1))
+
+
+@pytest.mark.parametrize(("iterations", "every", "looks"), [(7, 3, 4), (6, 3, 3), (4, 50, 2)])
+def test_there_is_a_look_before_every_so_many_steps_and_after_the_last(
+    scene, iterations, every, looks
+):
+    train, rows, targets = scene
+    procedure = replace(SHORT, iterations=iterations, dropout=True)
+    nets, watch = substitutes(dropout=0.3), watching()
+    found = crafted(scene, procedure, nets, watch=watch, watch_every=every)
+    assert found.watched.shape == (looks, 2, 3)
+    # A look after n steps sees what a crafting of n steps ends with.
+    for place in range(1, looks):
+        steps = min(place * every, iterations)
+        shorter = crafted(scene, replace(procedure, iterations=steps), nets).images
+        expected = [objective_in(one, shorter, targets.x.float() / 255, procedure) for one in watch]
+        assert torch.allclose(found.watched[place], torch.stack(expected), rtol=1e-5)
+    bases = (train.x[rows].float() / 255).expand(3, -1, -1, -1, -1)
+    expected = [objective_in(one, bases, targets.x.float() / 255, procedure) for one in watch]
+    assert torch.allclose(found.watched[0], torch.stack(expected))
+
+
+@pytest.mark.parametrize("stopped_in", [2, 7, 10, 15])
+def test_what_was_watched_before_and_after_a_stop_is_what_an_unbroken_run_saw(
+    scene, tmp_path, monkeypatch, stopped_in
+):
+    nets, procedure = substitutes(dropout=0.3), replace(SHORT, dropout=True)
+    looks = {"watch": watching(), "watch_every": 3}
+    unbroken = crafted(scene, procedure, nets, **looks)
+    options = {**looks, "checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 4}
+    calls = []
+
+    def stop(*arguments, **named):
+        calls.append(1)
+        if len(calls) == stopped_in:
+            raise KeyboardInterrupt
+        return backward(*arguments, **named)
+
+    monkeypatch.setattr("poisonkit.attacks.polytope.backward", stop)
+    with pytest.raises(KeyboardInterrupt):
+        crafted(scene, procedure, nets, **options)
+    resumed = crafted(scene, procedure, nets, **options)
+    kept = (stopped_in - 1) // 4 * 4
+    assert len(calls) == stopped_in + 15 - kept
+    assert torch.equal(resumed.watched, unbroken.watched)
+    assert same_crafting(resumed, unbroken)
+    with pytest.raises(PoisonkitError, match="checkpoint of another"):
+        crafted(scene, procedure, nets, **{**options, "watch_every": 2})
+
+
+# Rounding -----------------------------------------------------------------------------------
+
+
+def test_the_images_before_rounding_are_half_a_level_from_those_after(scene):
+    train, rows, _ = scene
+    found = crafted(scene, replace(SHORT, epsilon=0.05, iterations=25))
+    assert found.images.shape == (3, 5, *train.x.shape[1:])
+    assert not found.images.requires_grad
+    bases = train.x[rows].float() / 255
+    assert (found.images - bases).abs().max() <= 0.05 + 1e-6
+    assert 0 <= found.images.min() <= found.images.max() <= 1
+    for images, poison in zip(found.images, found.poisons, strict=True):
+        apart = (255 * images - poison.images).abs()
+        # 0.05 is 12.75 levels: at the bound rounding would lead to 13.
+        within = (255 * (images - bases)).abs() < 12.5
+        assert apart[within].max() <= 0.5 + 1e-3
+        assert apart.max() <= 0.75 + 1e-3
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.05, 8 / 255, 1 / 255, 1.0])
+def test_poisons_keep_their_bound_after_rounding_whatever_they_are_made_of(scene, epsilon):
+    """Also of images that come from elsewhere, on the bound, beyond it or beyond all pixels."""
+    train, rows, targets = scene
+    bases = train.x[rows].float() / 255
+    generator = torch.Generator().manual_seed(9)
+    change = torch.rand(3, *bases.shape, generator=generator) * 2 - 1
+    for scale in (epsilon, 3 * epsilon):
+        for direction in (change, change.sign()):
+            images = (bases + scale * direction).clamp(0, 1)
+            for found, poison in zip(
+                images, poisons_of(images, train, rows=rows, epsilon=epsilon), strict=True
+            ):
+                measured = poison.verify(train, targets=targets.x)
+                allowed = int(255 * epsilon + 1e-9)
+                assert int(measured.max()) <= allowed == poison.bound.value
+                assert poison.rows.tolist() == rows
+                assert torch.equal(poison.labels, train.y[rows])
+                if scale == epsilon:
+                    assert (255 * found - poison.images).abs().max() < 1
+    same = poisons_of(bases[None], train, rows=rows, epsilon=epsilon)
+    assert torch.equal(same[0].images, train.x[rows])
 
 
 # Bad input ----------------------------------------------------------------------------------

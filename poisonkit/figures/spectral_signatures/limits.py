@@ -146,7 +146,7 @@ def removals_figure(record: Record, layer: str) -> Figure:
             axis.fill_between(factors, curves.min(0), curves.max(0), color=colour, alpha=0.15)
         axis.plot([0, 1], [100, 0], color=COLOURS["reference"], ls="--", label="perfect")
         axis.axvline(1.5, color="black", lw=0.8, ls=":")
-        axis.set(title=pattern, xlabel="images removed (multiples of epsilon)", ylim=(-4, 104))
+        axis.set(title=pattern, xlabel="removed (multiples of epsilon)", ylim=(-4, 104))
     axes[0].set_ylabel("poisons left (% of epsilon)")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
