@@ -923,6 +923,32 @@ def test_each_target_is_asked_of_the_victim_that_had_its_own_poisons(laboratory)
             assert entry["accuracy"] == pytest.approx([right.mean()])
 
 
+def test_of_each_victims_answers_the_one_to_its_own_target_counts(laboratory, monkeypatch):
+    """Victims that answer with their own number, and the target's, in the order of training."""
+    trained = []
+
+    def fine_tuned(config, data, network, images, tested, *_):
+        trained.append(images.checksum)
+        number = len(trained) - 1
+        answers = [100 * number + target for target in range(len(data.targets))]
+        return {"predictions": answers, "accuracy": number if tested else None, "fitted": 1.0}
+
+    monkeypatch.setattr(end_to_end, "_fine_tuned", fine_tuned)
+    options = {"targets": 5, "targets_at_once": 3, "tested": 4, "attacks": ("last layer",)}
+    config = configure("end_to_end", **options, victims=("small_cnn",))
+    experiment = EXPERIMENTS["convex_polytope/end_to_end"]
+    for unit, targets in zip(experiment.units(config), ([0, 1, 2], [3, 4]), strict=True):
+        trained.clear()
+        numbers, _ = experiment.trial(config, unit, laboratory.context)
+        [entry] = numbers["victims"]
+        # Victim 0 has no poisons; each of the others has those of one target.
+        assert len(trained) == len(set(trained)) == 1 + len(targets)
+        assert entry["clean"] == targets
+        assert entry["predictions"] == [100 * (k + 1) + target for k, target in enumerate(targets)]
+        assert entry["clean_accuracy"] == 0
+        assert entry["accuracy"] == [k + 1 for k, target in enumerate(targets) if target < 4]
+
+
 def test_poisons_in_all_layers_are_crafted_with_all_of_them(laboratory, monkeypatch):
     given = []
 
@@ -1042,14 +1068,20 @@ def test_the_filter_is_told_the_number_of_poisons_and_takes_half_as_many_again(c
 
 def test_without_the_poisons_the_victims_answer_does_not_depend_on_them(frozen, monkeypatch):
     """Where the filter finds every poison, any others would have done no more."""
-    seen, _, data, _, images = frozen
+    _, config, data, network, images = frozen
+    longer = replace(config, fine_tuning=replace(config.fine_tuning, epochs=60))
+    seen = FrozenVictim(longer, data, network, "hidden")
     found = []
-    for given in (images, images.flip(0)):
+    # The targets' own pictures, as poisons, would take every target along.
+    copies = data.targets.x[:, None].expand_as(images)
+    taken = seen.predict(*seen.fine_tune(copies), data.targets)
+    assert taken == [data.poison_label] * 3
+    for given in (images, copies):
         with monkeypatch.context() as patched:
             patched.setattr(limits, "spectral_filter", finds_all(data))
             found.append(limits._filtered(seen, given, data, data.targets))
     assert found[0]["left"] == found[1]["left"] == [0, 0, 0]
-    assert found[0]["filtered"] == found[1]["filtered"]
+    assert found[0]["filtered"] == found[1]["filtered"] != taken
     assert found[0]["auroc"] == [1.0] * 3
 
 

@@ -8,12 +8,15 @@ does so only where batch normalisation is written out, since torch's own tangent
 takes mean and variance for constants (`benchmarks/deep_confuse.py` compares them).
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 Parameters = dict[str, Tensor]
+Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def meta_gradient(
@@ -53,6 +56,50 @@ def meta_gradient(
     outer = F.cross_entropy(functional_call(network, updated, (clean,)), wanted)
     (gradient,) = torch.autograd.grad(outer, images)
     return outer.detach(), gradient
+
+
+def target_losses(
+    network: nn.Module,
+    parameters: Parameters,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    targets: Tensor,
+    wanted: Tensor,
+    *,
+    rate: float,
+    objective: Objective = F.cross_entropy,
+) -> Tensor:
+    """Return the loss on targets before and after each of K unrolled steps of gradient descent.
+
+    The targets are part of every batch when it is normalised, and never trained on: the
+    network at step i sees batch i and the targets together, its training loss is that of the
+    batch alone. So the losses of K steps need K + 1 batches.
+
+    Parameters
+    ----------
+    parameters : theta, by the names of the network's parameters; none is changed.
+    batches : K + 1 pairs of images [B, C, H, W] in [0, 1] and labels [B]. What comes before
+        the images in a graph is reached by the gradient of the losses, the second derivatives
+        of the training losses included.
+    targets, wanted : [T, C, H, W], and the labels int64 [T] that they shall be given.
+    objective : of logits [T, classes] and ``wanted``.
+
+    Returns
+    -------
+    float [K + 1]; the first one does not depend on the images' effect on the training.
+    """
+    theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    losses = []
+    for number, (x, y) in enumerate(batches):
+        logits = functional_call(network, theta, (torch.cat([x, targets]),))
+        losses.append(objective(logits[len(x) :], wanted))
+        if number < len(batches) - 1:
+            inner = F.cross_entropy(logits[: len(x)], y)
+            slopes = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
+            theta = {
+                name: value - rate * slope
+                for (name, value), slope in zip(theta.items(), slopes, strict=True)
+            }
+    return torch.stack(losses)
 
 
 def descend(

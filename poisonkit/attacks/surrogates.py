@@ -1,0 +1,156 @@
+"""Surrogate networks at different ages, as MetaPoison crafts with.
+
+Their weights lie in one tensor for each parameter, surrogate by surrogate, so that a
+checkpoint holds them all.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from poisonkit.attacks.unrolled import Parameters, use_batch_statistics
+from poisonkit.models import Classifier
+from poisonkit.training import mixed
+
+#: Seeds of a surrogate's successive lives are so far apart.
+_LIVES = 1_000_003
+
+
+class Training(Protocol):
+    """What surrogates need to know of how they are trained."""
+
+    @property
+    def surrogates(self) -> int: ...
+    @property
+    def stagger(self) -> int: ...
+    @property
+    def lifetime(self) -> int: ...
+    @property
+    def surrogate_rate(self) -> float: ...
+    @property
+    def warmup_epochs(self) -> int: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+
+
+class Surrogates(nn.Module):
+    """M networks of one kind, each with its own weights, age and number of lives.
+
+    Parameters
+    ----------
+    create : a freshly initialised network for a seed.
+    seed : of the weights and of the order of the images.
+    """
+
+    ages: Tensor
+    lives: Tensor
+
+    def __init__(self, create: Callable[[int], Classifier], training: Training, seed: int) -> None:
+        super().__init__()
+        self.training_of, self.seed = training, seed
+        self._create = create
+        # Kept out of the state: what it computes with is handed to it each time.
+        self._network = [create(seed)]
+        use_batch_statistics(self._network[0])
+        for name, value in self._network[0].named_parameters():
+            shape = (training.surrogates, *value.shape)
+            self.register_buffer(_key("theta", name), torch.zeros(shape, device=value.device))
+            if training.momentum:
+                self.register_buffer(_key("speed", name), torch.zeros(shape, device=value.device))
+        count = torch.zeros(training.surrogates, dtype=torch.int64)
+        self.register_buffer("ages", count)
+        self.register_buffer("lives", count.clone())
+        for number in range(training.surrogates):
+            self._initialise(number)
+
+    @property
+    def network(self) -> Classifier:
+        return self._network[0]
+
+    def _initialise(self, number: int) -> None:
+        fresh = self._create(self.seed_of(number))
+        for name, value in fresh.named_parameters():
+            self.get_buffer(_key("theta", name))[number] = value.detach()
+            if self.training_of.momentum:
+                self.get_buffer(_key("speed", name))[number] = 0
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of a surrogate in its present life."""
+        return self.seed + 1 + number + _LIVES * int(self.lives[number])
+
+    def at(self, number: int) -> "Surrogate":
+        """Return one of them; what it learns is kept here."""
+        return Surrogate(self, number)
+
+    def stagger(self, x: Tensor, y: Tensor) -> None:
+        """Train the m-th surrogate for m times the stagger's epochs."""
+        for number in range(self.training_of.surrogates):
+            one = self.at(number)
+            for _ in range(number * self.training_of.stagger):
+                for rows in one.order(len(y)):
+                    one.descend(x[rows], y[rows])
+                one.finish_epoch()
+
+
+class Surrogate:
+    """One surrogate: a view of its weights, and its age."""
+
+    def __init__(self, whole: Surrogates, number: int) -> None:
+        self._whole, self._number = whole, number
+        names = [name for name, _ in whole.network.named_parameters()]
+        self.network: Classifier = whole.network
+        self.parameters: Parameters = {
+            name: whole.get_buffer(_key("theta", name))[number] for name in names
+        }
+        self._speed: Parameters = {}
+        if whole.training_of.momentum:
+            self._speed = {name: whole.get_buffer(_key("speed", name))[number] for name in names}
+
+    @property
+    def age(self) -> int:
+        """Epochs that it has been trained for in this life."""
+        return int(self._whole.ages[self._number])
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in this epoch."""
+        training = self._whole.training_of
+        return training.surrogate_rate * min(1.0, (self.age + 1) / max(training.warmup_epochs, 1))
+
+    def order(self, count: int) -> list[Tensor]:
+        """Return the rows of each batch of this epoch."""
+        seed = mixed(self._whole.seed_of(self._number), self.age)
+        generator = torch.Generator().manual_seed(seed)
+        device = next(iter(self.parameters.values())).device
+        rows = torch.randperm(count, generator=generator).to(device)
+        size = self._whole.training_of.batch_size
+        return list(rows.tensor_split(-(-count // size)))
+
+    def descend(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take one step of training, and return the loss before it."""
+        theta = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
+        loss = F.cross_entropy(functional_call(self.network, theta, (x,)), y)
+        slopes = torch.autograd.grad(loss, list(theta.values()))
+        for (name, value), slope in zip(self.parameters.items(), slopes, strict=True):
+            if self._speed:
+                slope = self._speed[name].mul_(self._whole.training_of.momentum).add_(slope)
+            value.sub_(slope, alpha=self.rate)
+        return loss.detach()
+
+    def finish_epoch(self) -> None:
+        """Grow older by an epoch; at the end of a life begin another."""
+        self._whole.ages[self._number] += 1
+        if self.age >= self._whole.training_of.lifetime:
+            self._whole.ages[self._number] = 0
+            self._whole.lives[self._number] += 1
+            self._whole._initialise(self._number)
+
+
+def _key(kind: str, name: str) -> str:
+    return f"{kind}__{name.replace('.', '__')}"

@@ -1,0 +1,356 @@
+"""MetaPoison's gradient is that of the whole unrolled training, and its surrogates age."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from poisonkit.attacks import metapoison
+from poisonkit.attacks.metapoison import Procedure, craft, margin
+from poisonkit.attacks.surrogates import Surrogates
+from poisonkit.attacks.unrolled import target_losses, use_batch_statistics
+from poisonkit.errors import PoisonkitError
+from poisonkit.models import Classifier, create
+
+SHORT = Procedure(
+    epsilon=16 / 255,
+    steps=3,
+    surrogates=2,
+    batch_size=10,
+    surrogate_rate=0.05,
+    learning_rate=0.05,
+    warmup_epochs=2,
+)
+
+
+def network(seed: int, *, normalised: bool = True) -> Classifier:
+    """A smooth little network, normalised over the batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm2d(3) if normalised else nn.Identity()
+        body = nn.Sequential(
+            nn.Conv2d(3, 3, 3, stride=2), norm, nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)
+        )
+    return Classifier(body, mean=torch.zeros(3), deviation=torch.ones(3))
+
+
+@pytest.fixture
+def scene(make_images):
+    train = make_images(40, classes=3, seed=1)
+    targets = make_images(12, classes=3, seed=2)
+    targets = targets.select(targets.y == 1).select(torch.arange(2))
+    return train, targets, train.indices_of(0)[:6].tolist()
+
+
+def crafted(scene, procedure=SHORT, **options):
+    train, targets, rows = scene
+    return craft(
+        train,
+        targets,
+        [0] * len(targets),
+        rows=rows,
+        surrogate=network,
+        procedure=procedure,
+        seed=3,
+        keep_every=2,
+        **options,
+    )
+
+
+# The gradient -------------------------------------------------------------------------------
+
+
+def unrolled_problem(normalised=True, steps=2):
+    model = network(0, normalised=normalised).double()
+    use_batch_statistics(model)
+    generator = torch.Generator().manual_seed(5)
+
+    def images(count):
+        return torch.rand(count, 3, 8, 8, generator=generator, dtype=torch.float64)
+
+    batches = [
+        (images(7), torch.randint(0, 3, (7,), generator=generator)) for _ in range(steps + 1)
+    ]
+    theta = {name: value.detach().clone() for name, value in model.named_parameters()}
+    return model, theta, batches, images(2), torch.tensor([2, 0])
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_losses_are_those_of_a_plain_loop_of_gradient_descent(normalised, steps):
+    model, theta, batches, targets, wanted = unrolled_problem(normalised, steps)
+    found = target_losses(model, theta, batches, targets, wanted, rate=0.3).detach()
+    current = {name: value.clone() for name, value in theta.items()}
+    for number, (x, y) in enumerate(batches):
+        leaves = {name: value.clone().requires_grad_() for name, value in current.items()}
+        logits = functional_call(model, leaves, (torch.cat([x, targets]),))
+        assert float(found[number]) == pytest.approx(
+            float(F.cross_entropy(logits[len(x) :], wanted).detach()), rel=1e-12
+        )
+        slopes = torch.autograd.grad(F.cross_entropy(logits[: len(x)], y), list(leaves.values()))
+        current = {
+            name: value - 0.3 * slope
+            for (name, value), slope in zip(current.items(), slopes, strict=True)
+        }
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_gradient_by_pixels_is_that_of_finite_differences(normalised, steps):
+    model, theta, batches, targets, wanted = unrolled_problem(normalised, steps)
+    (first, y), *later = batches
+
+    def loss(x):
+        return target_losses(model, theta, [(x, y), *later], targets, wanted, rate=0.3)[-1]
+
+    x = first.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(x), x)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(4):
+        direction = torch.randn(first.shape, generator=generator, dtype=torch.float64)
+        step = 1e-5
+        with torch.enable_grad():
+            rise = (loss(first + step * direction) - loss(first - step * direction)) / (2 * step)
+        assert float((slope * direction).sum()) == pytest.approx(float(rise.detach()), rel=1e-6)
+
+
+def test_the_network_and_its_weights_are_left_as_they_are():
+    model, theta, batches, targets, wanted = unrolled_problem()
+    before = {name: value.clone() for name, value in theta.items()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    target_losses(model, theta, batches, targets, wanted, rate=0.3)
+    assert all(torch.equal(theta[name], before[name]) for name in before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_the_margin_is_negative_once_the_wanted_label_wins():
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 4.0, 1.0], [0.0, 0.0, 500.0]])
+    expected = ((1.0 - 3.0) + (4.0 - 1.0) + -100.0) / 3
+    assert float(margin(logits, torch.tensor([0, 2, 2]))) == pytest.approx(expected)
+
+
+# Surrogates ---------------------------------------------------------------------------------
+
+
+def test_surrogates_begin_at_ages_that_are_staggered(make_images):
+    train = make_images(20, seed=1)
+    procedure = replace(SHORT, surrogates=3, stagger=2)
+    population = Surrogates(network, procedure, 0)
+    population.stagger(train.x.float() / 255, train.y)
+    assert population.ages.tolist() == [0, 2, 4]
+    fresh = dict(network(1).named_parameters())
+    assert all(torch.equal(population.at(0).parameters[name], fresh[name]) for name in fresh)
+    assert any(
+        not torch.equal(population.at(1).parameters[name], value)
+        for name, value in network(2).named_parameters()
+    )
+
+
+def test_a_surrogate_that_has_reached_its_last_epoch_begins_anew_from_other_weights(make_images):
+    train = make_images(20, seed=1)
+    procedure = replace(SHORT, surrogates=2, momentum=0.9)
+    population = Surrogates(network, procedure, 0)
+    x = train.x.float() / 255
+    population.stagger(x, train.y)
+    oldest = population.at(1)
+    order = oldest.order(20)
+    oldest.descend(x[order[0]], train.y[order[0]])
+    assert oldest.age == 1
+    oldest.finish_epoch()
+    assert population.ages.tolist() == [0, 0]
+    assert population.lives.tolist() == [0, 1]
+    again = dict(network(population.seed_of(1)).named_parameters())
+    first = dict(network(2).named_parameters())
+    reborn = population.at(1).parameters
+    assert all(torch.equal(reborn[name], again[name]) for name in again)
+    assert any(not torch.equal(reborn[name], first[name]) for name in first)
+    speeds = [value[1] for name, value in population.state_dict().items() if "speed" in name]
+    assert speeds
+    assert all(float(speed.abs().max()) == 0 for speed in speeds)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_surrogate_is_trained_as_torchs_own_optimizer_would(momentum, make_images):
+    train = make_images(30, seed=1)
+    x = train.x.float() / 255
+    population = Surrogates(network, replace(SHORT, momentum=momentum, warmup_epochs=1), 0)
+    own = network(1)
+    use_batch_statistics(own)
+    optimizer = torch.optim.SGD(own.parameters(), lr=SHORT.surrogate_rate, momentum=momentum)
+    surrogate = population.at(0)
+    seen = []
+    for rows in surrogate.order(30):
+        seen += rows.tolist()
+        surrogate.descend(x[rows], train.y[rows])
+        optimizer.zero_grad()
+        F.cross_entropy(own(x[rows]), train.y[rows]).backward()
+        optimizer.step()
+    assert sorted(seen) == list(range(30))
+    for name, value in own.named_parameters():
+        assert torch.allclose(surrogate.parameters[name], value, atol=1e-6)
+
+
+def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
+    population = Surrogates(network, replace(SHORT, surrogates=8, warmup_epochs=4), 0)
+    rates = []
+    for _ in range(6):
+        rates.append(population.at(0).rate / SHORT.surrogate_rate)
+        population.at(0).finish_epoch()
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+# Crafting -----------------------------------------------------------------------------------
+
+
+def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(scene, monkeypatch):
+    """Once more, by a loop that builds the whole epoch with torch's autograd."""
+    train, targets, rows = scene
+    procedure = replace(SHORT, steps=1, surrogates=1, optimizer="sign", start="zero")
+    slopes = []
+    original = metapoison._slope
+
+    def watched(*arguments):
+        result = original(*arguments)
+        slopes.append(result[2].clone())
+        return result
+
+    monkeypatch.setattr(metapoison, "_slope", watched)
+    crafted(scene, procedure)
+    model = network(4)
+    use_batch_statistics(model)
+    theta = {name: value.detach().clone() for name, value in model.named_parameters()}
+    population = Surrogates(network, procedure, 3)
+    order = population.at(0).order(len(train))
+    clean, expected = train.x.float() / 255, torch.zeros(6, 3, 8, 8)
+    rate = population.at(0).rate
+    aims = targets.x.float() / 255
+    for first, chosen in enumerate(order):
+        whole = clean.clone().requires_grad_()
+        window = [order[(first + ahead) % len(order)] for ahead in range(3)]
+        batches = [
+            (whole[r] if number == 0 else clean[r], train.y[r]) for number, r in enumerate(window)
+        ]
+        losses = target_losses(model, theta, batches, aims, torch.tensor([0, 0]), rate=rate)
+        (slope,) = torch.autograd.grad(losses[-1], whole)
+        expected += slope[rows]
+        leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
+        loss = F.cross_entropy(functional_call(model, leaves, (clean[chosen],)), train.y[chosen])
+        for (name, value), part in zip(
+            theta.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True
+        ):
+            theta[name] = value - rate * part
+    assert torch.allclose(slopes[0], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_unrolling_on_the_poisons_lowers_the_targets_loss(scene):
+    procedure = replace(SHORT, steps=12, epsilon=0.3, unroll=1, surrogate_rate=0.3)
+    found = crafted(scene, procedure)
+    gained = found.unaffected - found.unrolled
+    assert float(gained[-3:].mean()) > float(gained[:1].mean())
+
+
+def test_poisons_keep_the_bound_their_labels_and_their_places(scene):
+    train, targets, rows = scene
+    found = crafted(scene, replace(SHORT, learning_rate=5.0))
+    measured = found.poison.verify(train, targets=targets.x)
+    assert int(measured.max()) == 16
+    assert found.poison.rows.tolist() == rows
+    assert float((found.images - train.x[rows].float() / 255).abs().max()) <= 16 / 255 + 1e-6
+    assert 0 <= float(found.images.min()) <= float(found.images.max()) <= 1
+
+
+def test_the_course_begins_with_the_start_and_ends_with_the_result(scene):
+    train, _, rows = scene
+    found = crafted(scene, replace(SHORT, start="zero"))
+    assert len(found.course) == 3  # before steps 0 and 2, and after the last one
+    assert torch.equal(found.course[0].images, train.x[rows])
+    assert torch.equal(found.course[-1].images, found.poison.images)
+    assert not torch.equal(found.course[1].images, found.course[2].images)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sign"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_stopped_crafting_goes_on_to_the_same_poisons(
+    scene, optimizer, momentum, tmp_path: Path, monkeypatch
+):
+    procedure = replace(SHORT, steps=5, optimizer=optimizer, momentum=momentum)
+    unbroken = crafted(scene, procedure)
+    original, calls = metapoison._slope, []
+
+    def breaking(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(metapoison, "_slope", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        crafted(scene, procedure, checkpoint=tmp_path / "state.safetensors")
+    resumed = crafted(scene, procedure, checkpoint=tmp_path / "state.safetensors")
+    assert len(calls) == 4 + 2
+    assert torch.equal(resumed.images, unbroken.images)
+    assert torch.equal(resumed.unrolled, unbroken.unrolled)
+    assert all(
+        torch.equal(a.images, b.images)
+        for a, b in zip(resumed.course, unbroken.course, strict=True)
+    )
+
+
+def test_networks_of_the_package_can_be_surrogates_and_any_label_can_be_wanted(make_images):
+    train = make_images(30, classes=3, size=(16, 16), seed=1)
+    targets = make_images(12, classes=3, size=(16, 16), seed=2)
+    targets = targets.select(targets.y == 1).select(torch.arange(1))
+    found = craft(
+        train,
+        targets,
+        [2],  # neither the poisons' class nor the target's own
+        rows=train.indices_of(0)[:4].tolist(),
+        surrogate=lambda seed: create("small_cnn", like=train, seed=seed, width=4),
+        procedure=replace(SHORT, steps=1),
+        seed=0,
+    )
+    assert set(found.poison.labels.tolist()) == {0}
+    assert torch.isfinite(found.unrolled).all()
+
+
+# Refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"unroll": 0}, "unroll must be at least 1, not 0"),
+        ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\], not 0.0"),
+        ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
+        ({"surrogates": 0}, "surrogates must be at least 1"),
+        ({"objective": "hinge"}, "known: cross-entropy, margin"),
+        ({"trajectory": "mixed"}, "known: clean, poisoned"),
+        ({"learning_rate": 0.0}, "must be positive"),
+    ],
+)
+def test_a_procedure_that_makes_no_sense_is_refused(options, told):
+    with pytest.raises(PoisonkitError, match=told):
+        replace(SHORT, **options)
+
+
+def test_a_request_that_makes_no_sense_is_refused_before_any_training(scene, monkeypatch):
+    train, targets, rows = scene
+    monkeypatch.setattr(Surrogates, "stagger", lambda *_: pytest.fail("trained"))
+
+    def attempt(told, *, targets=targets, wanted=(0, 0), rows=rows):
+        with pytest.raises(PoisonkitError, match=told):
+            craft(train, targets, wanted, rows=rows, surrogate=network, procedure=SHORT, seed=0)
+
+    inside = train.select(train.indices_of(1)[:2])
+    attempt("target 0 is one of the training images", targets=inside)
+    attempt("the label that it is to be given", wanted=(0, 1))
+    attempt("label 3 is not one of the 3 classes", wanted=(0, 3))
+    attempt("1 labels are wanted for 2 targets", wanted=(0,))
+    attempt("must be of one class", rows=[*rows, train.indices_of(1)[0].item()])
+    attempt("at least one, and different", rows=[rows[0], rows[0]])
+    attempt("at least one", rows=[])
+    attempt("row 40 is not one of the 40 training images", rows=[40])
