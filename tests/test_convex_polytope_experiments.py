@@ -1265,6 +1265,13 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (ALL, {"substitutes": ()}, "at least one substitute"),
     (ALL, {"victims": ()}, r"victims must not be \(\)|no trials"),
     (("transfer", "randomised"), {"objectives": ()}, "no trials"),
+    (
+        ("transfer", "randomised"),
+        {"procedure.objective": "bullseye"},
+        r"set objectives=\('bullseye',\) instead",
+    ),
+    (ALL, {"pretraining.crop_padding": 16}, "crop_padding of 16 pixels is too much"),
+    (("end_to_end",), {"whole_network.crop_padding": 16}, "crop_padding of 16 pixels is too much"),
     (("randomised",), {"watch_every": 0}, "watch_every must be at least 1, not 0"),
     (("end_to_end",), {"tested": 0}, "tested must be at least 1, not 0"),
     (

@@ -8,15 +8,24 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 BELOW = CHECKOUT / "notebooks"
 TINY: dict[str, Any] = {"trials": 1, "options": {"recipe.epochs": 2}}
-#: Lemma 3.1 in numbers trains nothing.
-TINY_OF = {"lemma": {"trials": 1, "options": {"samples": 1000, "dimensions": 4}}}
-#: Deep Confuse's trials are those of a generator, and classifiers are repeated for each.
+#: Lemma 3.1 and Proposition 1 in numbers train nothing.
+TINY_OF = {
+    "lemma": {"trials": 1, "options": {"samples": 1000, "dimensions": 4}},
+    "proposition": {"trials": 2},
+}
+#: Deep Confuse's trials are those of a generator, and classifiers are repeated for each;
+#: Convex Polytope has targets.
 TINY_IN = {
     "deep_confuse": {
         "trials": 1,
         "repeats": 1,
         "options": {"recipe.epochs": 1, "select_epochs": 1, "images_per_class": 40},
-    }
+    },
+    "convex_polytope": {
+        "targets": 2,
+        "iterations": 2,
+        "options": {"pretraining.epochs": 1, "fine_tuning.epochs": 2},
+    },
 }
 
 papermill = pytest.importorskip("papermill")

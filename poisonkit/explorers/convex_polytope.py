@@ -113,7 +113,6 @@ def poison_explorer(
         own = replace(
             config,
             procedure=procedure,
-            objectives=(objective.value,),
             poisons=poisons.value,
             targets_at_once=1,
         )

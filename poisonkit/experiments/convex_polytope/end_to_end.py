@@ -34,7 +34,7 @@ from poisonkit.experiments.settings import as_json, refuse_repeats
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
 from poisonkit.store import Json, digest_of
-from poisonkit.training import VERSION, Recipe, fit
+from poisonkit.training import VERSION, Recipe, Sampler, fit
 
 Attack = Literal["last layer", "all stages", "two layers", "two layers, as released"]
 #: Where targets are surrounded, and what the pooled layer asks for, see :class:`Procedure`.
@@ -91,17 +91,19 @@ def _units(config: EndToEndConfig) -> list[Json]:
     ]
 
 
-def _check(config: EndToEndConfig, unit: Json, context: Context) -> object:
-    return begin(config, context, ATTACKS[unit["attack"]][0])
+def _check(config: EndToEndConfig, unit: Json, context: Context) -> tuple[Data, Cost]:
+    data, cost = begin(config, context, ATTACKS[unit["attack"]][0])
+    Sampler(data.fine_tuning, config.whole_network, seed=0)
+    return data, cost
 
 
 def _trial(config: EndToEndConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
     """Fine-tune a victim once for each target of a block."""
     layers, pooled = ATTACKS[unit["attack"]]
-    data, cost = begin(config, context, layers)
+    data, cost = _check(config, unit, context)
     order = config.attacks.index(unit["attack"])
     nets = substitutes(config, data.pretraining, context, cost, layers=layers, begin_at=order)
-    procedure = replace(config.procedure, objective="polytope", pooled=pooled)
+    procedure = replace(config.procedure, pooled=pooled)
     poisons = crafted(config, data, nets, procedure, unit["first"], context, cost)
     network = victim(config, data, unit["victim"], context, cost)
     clean = _fine_tuned(config, data, network, data.fine_tuning, True, context, cost)
@@ -175,7 +177,6 @@ def _summary(config: EndToEndConfig, trials: Sequence[Json]) -> Json:
 _STATED: Mapping[str, object] = {
     "substitutes": S2,
     "victims": (*S2, "mobilenet_v2", "googlenet", *BLACK_BOX),
-    "objectives": ("polytope",),
 }
 END_TO_END = Experiment(
     name="convex_polytope/end_to_end",

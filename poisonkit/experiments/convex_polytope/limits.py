@@ -61,7 +61,7 @@ def _units(config: LimitsConfig) -> list[Json]:
 
 
 def _resolved(config: LimitsConfig, unit: Json) -> LimitsConfig:
-    procedure = replace(config.procedure, epsilon=unit["epsilon"], objective="polytope")
+    procedure = replace(config.procedure, epsilon=unit["epsilon"])
     return replace(config, poisons=unit["poisons"], procedure=procedure)
 
 

@@ -9,25 +9,26 @@ from poisonkit.attacks.surrounding import Substitute
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.convex_polytope.setting import (
     BLACK_BOX,
-    PolytopeConfig,
+    ObjectivesConfig,
     profiles_of,
     units_by_objective,
 )
 from poisonkit.experiments.convex_polytope.steps import (
+    Data,
     begin,
     crafted,
     substitutes,
     taps_of,
     victim,
 )
-from poisonkit.experiments.networks import Context
+from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.store import Json
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomisedConfig(PolytopeConfig):
-    """As :class:`PolytopeConfig`, with crafting that is watched from outside.
+class RandomisedConfig(ObjectivesConfig):
+    """As :class:`ObjectivesConfig`, with crafting that is watched from outside.
 
     Attributes
     ----------
@@ -47,11 +48,15 @@ def _units(config: RandomisedConfig) -> list[Json]:
     ]
 
 
+def _check(config: RandomisedConfig, unit: Json, context: Context) -> tuple[Data, Cost]:
+    return begin(config, context, objectives=config.objectives)
+
+
 def _trial(
     config: RandomisedConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
     """Craft with or without dropout, and follow the objective in the victims."""
-    data, cost = begin(config, context)
+    data, cost = _check(config, unit, context)
     order = len(config.substitutes) // 2 * (not unit["dropout"])
     nets = substitutes(config, data.pretraining, context, cost, begin_at=order)
     networks = {name: victim(config, data, name, context, cost) for name in config.victims}
@@ -125,6 +130,6 @@ RANDOMISED = Experiment(
     variants={"paper": {}},
     units=_units,
     trial=_trial,
-    check=lambda config, unit, context: begin(config, context),
+    check=_check,
     summarise=_summary,
 )

@@ -64,7 +64,6 @@ class PolytopeConfig:
         poisons are made from the first ``poisons`` of their class.
     targets : the next so many images of the target class, each an attack of its own.
     targets_at_once : poisons for so many targets are crafted together.
-    objectives : how poisons are placed, see :class:`Procedure`.
     substitutes, dropouts : one substitute network for each architecture and each rate of
         dropout.
     victims : architectures of the victims, which have no dropout and weights of their own.
@@ -88,7 +87,6 @@ class PolytopeConfig:
     poisons: int = 5
     targets: int = 50
     targets_at_once: int = 50
-    objectives: tuple[Objective, ...] = ("collision", "polytope", "bullseye")
     substitutes: tuple[str, ...] = S1
     dropouts: tuple[float, ...] = (0.2, 0.25, 0.3)
     victims: tuple[str, ...] = (*S1, *BLACK_BOX)
@@ -97,6 +95,18 @@ class PolytopeConfig:
     stream: bool = False
     pretraining: Recipe = field(default_factory=_pretraining)
     fine_tuning: Recipe = field(default_factory=_fine_tuning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesConfig(PolytopeConfig):
+    """As :class:`PolytopeConfig`, for several ways to place poisons.
+
+    Attributes
+    ----------
+    objectives : see :class:`Procedure`, whose own stands back.
+    """
+
+    objectives: tuple[Objective, ...] = ("collision", "polytope", "bullseye")
 
 
 _ADAM: Mapping[str, object] = {
@@ -165,7 +175,7 @@ def blocks(config: PolytopeConfig) -> list[int]:
     return list(range(0, config.targets, config.targets_at_once))
 
 
-def units_by_objective(config: PolytopeConfig) -> list[Json]:
+def units_by_objective(config: ObjectivesConfig) -> list[Json]:
     """One trial for each objective and block of targets."""
     return [
         {"objective": objective, "first": first}

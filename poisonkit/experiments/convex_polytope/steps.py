@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit.attacks import polytope
-from poisonkit.attacks.surrounding import Procedure, Substitute, distances, features_at
+from poisonkit.attacks.surrounding import (
+    Objective,
+    Procedure,
+    Substitute,
+    distances,
+    features_at,
+)
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.convex_polytope.setting import Layers, PolytopeConfig
 from poisonkit.experiments.networks import Context, Cost, trained_network
@@ -22,6 +28,7 @@ from poisonkit.models.published import PUBLISHED
 from poisonkit.poison import Poison
 from poisonkit.statistics import wilson
 from poisonkit.store import Json, digest_of
+from poisonkit.training import Sampler
 
 #: Raised when the same setting would give other poisons; crafted ones are then not reused.
 VERSION = 1
@@ -96,12 +103,23 @@ def load_data(config: PolytopeConfig, context: Context) -> Data:
     )
 
 
-def begin(config: PolytopeConfig, context: Context, layers: Layers = "last") -> tuple[Data, Cost]:
-    """Start a trial: load the data, and refuse what could not be done with them."""
+def begin(
+    config: PolytopeConfig,
+    context: Context,
+    layers: Layers = "last",
+    *,
+    objectives: Sequence[Objective] | None = None,
+) -> tuple[Data, Cost]:
+    """Start a trial: load the data, and refuse what could not be done with them.
+
+    Parameters
+    ----------
+    objectives : those that will be asked for instead of the procedure's own.
+    """
     cost = Cost()
     data = load_data(config, context)
     refuse_repeats(
-        objectives=config.objectives,
+        objectives=objectives or (),
         substitutes=config.substitutes,
         dropouts=config.dropouts,
         victims=config.victims,
@@ -119,8 +137,12 @@ def begin(config: PolytopeConfig, context: Context, layers: Layers = "last") -> 
         for name in config.substitutes
         for network in [_fresh(config, data.pretraining, name, max(config.dropouts))]
     ]
-    procedures = [replace(config.procedure, objective=name) for name in config.objectives]
-    for procedure in procedures or [config.procedure]:
+    own = config.procedure
+    if objectives is not None and own.objective != Procedure().objective:
+        raise PoisonkitError(f"set objectives=({own.objective!r},) instead of procedure.objective")
+    procedures = [replace(own, objective=name) for name in objectives or (own.objective,)]
+    Sampler(data.pretraining, config.pretraining, seed=0)
+    for procedure in procedures:
         polytope.check_request(
             data.fine_tuning,
             nets,

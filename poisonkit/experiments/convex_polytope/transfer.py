@@ -10,6 +10,7 @@ from poisonkit.experiments.convex_polytope.setting import (
     BLACK_BOX,
     RELEASED,
     S2,
+    ObjectivesConfig,
     PolytopeConfig,
     blocks,
     profiles_of,
@@ -23,7 +24,7 @@ from poisonkit.experiments.convex_polytope.steps import (
     substitutes,
     success,
 )
-from poisonkit.experiments.networks import Context
+from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.statistics import mean_and_deviation
@@ -33,9 +34,15 @@ from poisonkit.store import Json
 PICTURES = 3
 
 
-def _trial(config: PolytopeConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
+def _check(config: ObjectivesConfig, unit: Json, context: Context) -> tuple[Data, Cost]:
+    return begin(config, context, objectives=config.objectives)
+
+
+def _trial(
+    config: ObjectivesConfig, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
     """Craft poisons for a block of targets, and give them to every victim."""
-    data, cost = begin(config, context)
+    data, cost = _check(config, unit, context)
     order = config.objectives.index(unit["objective"])
     images = data.pretraining
     nets = substitutes(config, images, context, cost, begin_at=order * len(config.substitutes) // 2)
@@ -101,7 +108,7 @@ def rows_of(trials: Sequence[Json], key: str) -> list[Json]:
     return rows
 
 
-def _summary(config: PolytopeConfig, trials: Sequence[Json]) -> Json:
+def _summary(config: ObjectivesConfig, trials: Sequence[Json]) -> Json:
     return {"rows": rows_of(trials, "objective")}
 
 
@@ -109,12 +116,12 @@ TRANSFER = Experiment(
     name="convex_polytope/transfer",
     summary="Figures 1, 4, 5 and 8: Feature Collision and Convex Polytope against eight victims",
     version=1,
-    config=PolytopeConfig,
+    config=ObjectivesConfig,
     profiles=profiles_of(),
     variants={"paper": {}, "released": RELEASED},
     units=units_by_objective,
     trial=_trial,
-    check=lambda config, unit, context: begin(config, context),
+    check=_check,
     summarise=_summary,
 )
 
@@ -160,8 +167,7 @@ def _overlap_trial(
     images = train.first_per_class(config.pretraining_per_class, skip=skip)
     order = config.overlaps.index(unit["overlap"])
     nets = substitutes(config, images, context, cost, begin_at=order)
-    procedure = replace(config.procedure, objective="polytope")
-    poisons = crafted(config, data, nets, procedure, unit["first"], context, cost)
+    poisons = crafted(config, data, nets, config.procedure, unit["first"], context, cost)
     found = [attack_frozen(config, data, name, poisons, context, cost) for name in config.victims]
     numbers: Json = {
         **unit,
@@ -182,7 +188,6 @@ _HALF: Mapping[str, object] = {
     "substitutes": S2,
     "victims": (*S2, "mobilenet_v2", "googlenet", *BLACK_BOX),
     "pretraining_per_class": 2400,
-    "objectives": ("polytope",),
 }
 OVERLAP = Experiment(
     name="convex_polytope/overlap",

@@ -1,5 +1,6 @@
 """Proposition 1 and Figure 1: points, poisons and the line between two classes."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,7 +60,7 @@ def proposition_figure(record: Record) -> Figure:
     rows = record.metrics["rows"]
     for part, (name, label) in zip(axes, words.items(), strict=True):
         for placement, shade in _SHADE.items():
-            for dimensions, mark in zip(record.config["dimensions"], _MARKS, strict=False):
+            for dimensions, mark in zip(record.config["dimensions"], itertools.cycle(_MARKS)):
                 own = [
                     row
                     for row in rows
