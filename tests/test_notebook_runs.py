@@ -58,8 +58,16 @@ def run_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run_at
 
 
-@pytest.mark.parametrize("interactive", [False, True])
-@pytest.mark.parametrize("path", sorted(BELOW.glob("*/*.ipynb")), ids=lambda path: path.stem)
+PATHS = sorted(BELOW.glob("*/*.ipynb"))
+#: With explorers all of them; as the book runs them, which shows none, one of each chapter.
+RUNS = [(path, True) for path in PATHS]
+RUNS += [(path, False) for path in {path.parent: path for path in PATHS}.values()]
+
+
+@pytest.mark.parametrize(
+    ("path", "interactive"),
+    [pytest.param(path, live, id=f"{path.parent.name}-{path.stem}-{live}") for path, live in RUNS],
+)
 def test_a_chapter_notebook_runs(
     path: Path, interactive: bool, run_at: Any, tmp_path: Path
 ) -> None:
