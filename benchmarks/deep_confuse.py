@@ -22,14 +22,13 @@ What is compared alternates in one run; printed are medians.
 
 import argparse
 import copy
-import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
-from timing import seconds
+from timing import measure
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,19 +44,6 @@ from poisonkit.training import Recipe, Sampler
 EPSILON = 0.3
 RATE = Procedure().surrogate_rate
 Formula = Callable[[nn.Module, Parameters, Tensor, Tensor, Tensor], Tensor]
-
-
-def measure(
-    ways: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device
-) -> dict[str, float]:
-    """Return the median seconds of each way over alternating rounds, after one that is not."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, work in ways.items():
-            spent = seconds(work, device)
-            if number:
-                taken[name].append(spent)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def repeated(work: Callable[[], object], count: int) -> Callable[[], None]:

@@ -16,16 +16,15 @@ What is compared alternates in one run; printed are medians.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from timing import seconds
+from timing import measure
 from torch import Tensor
 
 from poisonkit.attacks.polytope import craft
@@ -42,19 +41,6 @@ from poisonkit.simplex import convex_coefficients
 
 POISONS = 5
 TOLERANCE = Procedure().tolerance
-
-
-def measure(
-    ways: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device
-) -> dict[str, float]:
-    """Return the median seconds of each way over alternating rounds, after one that is not."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, work in ways.items():
-            spent = seconds(work, device)
-            if number:
-                taken[name].append(spent)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 # Coefficients ---------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The clock of the benchmarks; it imports nothing that their memory would show."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -15,3 +16,16 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def measure(
+    ways: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Return the median seconds of each way over alternating rounds, after one that is not."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, work in ways.items():
+            spent = seconds(work, device)
+            if number:
+                taken[name].append(spent)
+    return {name: statistics.median(times) for name, times in taken.items()}

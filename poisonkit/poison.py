@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -138,7 +139,7 @@ class Poison:
                 f"{train.class_names[int(self.labels[wrong[0]])]!r}"
             )
         if targets is not None:
-            _refuse_known_targets(train, targets)
+            refuse_known_targets(train, targets)
         return measured
 
     def apply(self, train: ImageSet, *, targets: Tensor | None = None) -> tuple[ImageSet, Tensor]:
@@ -244,7 +245,25 @@ def _digest(image: Tensor) -> str:
     return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _refuse_known_targets(train: ImageSet, targets: Tensor) -> None:
+def common_label(train: ImageSet, rows: Sequence[int]) -> int:
+    """Return the label of training images that are to be poisoned, which must all have it."""
+    labels = {int(train.y[row]) for row in rows}
+    if len(labels) != 1:
+        names = ", ".join(train.class_names[label] for label in sorted(labels))
+        raise PoisonError(f"the poisons must be of one class, not of {names or 'none'}")
+    return labels.pop()
+
+
+def refuse_known_targets(train: ImageSet, targets: Tensor) -> None:
+    """Raise an error if one of the targets, uint8 [T, C, H, W], is a training image.
+
+    Neither may they be of another size.
+    """
+    if targets.shape[1:] != train.x.shape[1:]:
+        raise PoisonError(
+            f"the targets are {list(targets.shape[1:])}, the training images "
+            f"{list(train.x.shape[1:])}"
+        )
     for index, target in enumerate(targets):
         same = (train.x == target).flatten(1).all(1)
         if bool(same.any()):

@@ -346,7 +346,7 @@ def test_a_request_that_makes_no_sense_is_refused_before_any_training(scene, mon
             craft(train, targets, wanted, rows=rows, surrogate=network, procedure=SHORT, seed=0)
 
     inside = train.select(train.indices_of(1)[:2])
-    attempt("target 0 is one of the training images", targets=inside)
+    attempt(r"target 0 is training image \d+", targets=inside)
     attempt("the label that it is to be given", wanted=(0, 1))
     attempt("label 3 is not one of the 3 classes", wanted=(0, 3))
     attempt("1 labels are wanted for 2 targets", wanted=(0,))

@@ -25,7 +25,14 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
-from poisonkit.poison import Bound, Poison, levels, round_within
+from poisonkit.poison import (
+    Bound,
+    Poison,
+    common_label,
+    levels,
+    refuse_known_targets,
+    round_within,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,17 +224,9 @@ def check_request(
         raise PoisonkitError(f"the poisons must be at least one, and different: {list(rows)[:10]}")
     if not 0 <= min(rows) <= max(rows) < len(train):
         raise PoisonkitError(f"row {max(rows)} is not one of the {len(train)} training images")
-    labels = {int(train.y[row]) for row in rows}
-    if len(labels) > 1:
-        names = ", ".join(train.class_names[label] for label in sorted(labels))
-        raise PoisonkitError(f"the poisons must be of one class, not of {names}")
+    common_label(train, rows)
     if len(targets) < 1 or len(targets) != len(wanted):
         raise PoisonkitError(f"{len(wanted)} labels are wanted for {len(targets)} targets")
-    if targets.x.shape[1:] != train.x.shape[1:]:
-        raise PoisonkitError(
-            f"the targets are {list(targets.x.shape[1:])}, the training images "
-            f"{list(train.x.shape[1:])}"
-        )
     for number, (label, y) in enumerate(zip(wanted, targets.y.tolist(), strict=True)):
         if not 0 <= label < train.classes:
             raise PoisonkitError(f"label {label} is not one of the {train.classes} classes")
@@ -236,9 +235,7 @@ def check_request(
                 f"target {number} is of class {train.class_names[label]!r}, the label that it is "
                 "to be given"
             )
-    for number, target in enumerate(targets.x):
-        if bool((train.x == target).flatten(1).all(1).any()):
-            raise PoisonkitError(f"target {number} is one of the training images")
+    refuse_known_targets(train, targets.x)
 
 
 class _State(nn.Module):

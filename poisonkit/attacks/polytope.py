@@ -29,7 +29,14 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import channel_statistics
-from poisonkit.poison import Bound, Poison, levels, round_within
+from poisonkit.poison import (
+    Bound,
+    Poison,
+    common_label,
+    levels,
+    refuse_known_targets,
+    round_within,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,24 +194,13 @@ def check_request(
         raise PoisonkitError(
             f"{procedure.objective} needs at least {least} different poisons, not {list(rows)}"
         )
-    labels = {int(train.y[row]) for row in rows}
-    if len(labels) > 1:
-        names = ", ".join(train.class_names[label] for label in sorted(labels))
-        raise PoisonkitError(f"the bases must be of one class, not of {names}")
-    [label] = labels
+    label = common_label(train, rows)
     for number, y in enumerate(targets.y.tolist()):
         if y == label:
             raise PoisonkitError(
                 f"target {number} is of class {train.class_names[label]!r}, as the bases are"
             )
-    if targets.x.shape[1:] != train.x.shape[1:]:
-        raise PoisonkitError(
-            f"the targets are {list(targets.x.shape[1:])}, the training images "
-            f"{list(train.x.shape[1:])}"
-        )
-    for number, target in enumerate(targets.x):
-        if bool((train.x == target).flatten(1).all(1).any()):
-            raise PoisonkitError(f"target {number} is one of the training images")
+    refuse_known_targets(train, targets.x)
     for substitute in substitutes:
         if not substitute.taps:
             raise PoisonkitError("a substitute needs at least one tap")
