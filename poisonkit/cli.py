@@ -5,9 +5,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ import typer
 from poisonkit import __version__
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.notebook import BookFailure
+from poisonkit.workers import process_pool
 
 app = typer.Typer(
     add_completion=False,
@@ -117,8 +117,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
     if workers == 1:
         yield None
         return
-    # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+    with process_pool(workers) as executor:
         yield executor
 
 

@@ -1,0 +1,30 @@
+"""Worker processes on this machine that end when the process that started them does."""
+
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Return an executor of so many processes, each with a Python of its own.
+
+    A worker of the standard library's, whose parent is killed, computes on until its task
+    is done, an hour perhaps, and keeps its locks; these end at once. What they had finished
+    or checkpointed is in the store.
+    """
+    # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_end_with_the_parent
+    )
+
+
+def _end_with_the_parent() -> None:
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

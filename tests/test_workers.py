@@ -1,0 +1,64 @@
+"""Worker processes compute what they are given, and do not outlive who gave it to them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from poisonkit.workers import process_pool
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from poisonkit.workers import process_pool
+
+def work(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        list(pool.map(work, [sys.argv[1]] * 2))
+"""
+
+
+def test_a_pool_computes_in_processes_of_its_own() -> None:
+    with process_pool(2) as pool:
+        found = list(pool.map(abs, [-1, 2, -3]))
+        process = pool.submit(os.getpid).result()
+    assert found == [1, 2, 3]
+    assert process != os.getpid()
+
+
+def running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # A process that has ended and that nobody has asked about is still listed.
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process by a signal")
+def test_workers_end_when_their_parent_is_killed_in_the_midst_of_a_task(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    started = tmp_path / "started"
+    started.mkdir()
+    parent = subprocess.Popen([sys.executable, str(script), str(started)])
+    limit = time.monotonic() + 60
+    while len(list(started.iterdir())) < 2 and time.monotonic() < limit:
+        time.sleep(0.1)
+    workers = [int(path.name) for path in started.iterdir()]
+    assert len(workers) == 2
+    assert all(running(worker) for worker in workers)
+    parent.kill()
+    parent.wait()
+    limit = time.monotonic() + 30
+    while any(running(worker) for worker in workers) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert not any(running(worker) for worker in workers)
