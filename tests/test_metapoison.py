@@ -263,6 +263,36 @@ def test_poisons_keep_the_bound_their_labels_and_their_places(scene):
     assert 0 <= float(found.images.min()) <= float(found.images.max()) <= 1
 
 
+def test_a_change_of_colours_adds_to_the_bound_and_is_crafted_too(scene):
+    train, targets, _ = scene
+    plain = crafted(scene)
+    found = crafted(scene, replace(SHORT, colour=0.04))
+    assert not torch.equal(found.images, plain.images)
+    measured = found.poison.verify(train, targets=targets.x)
+    # Blue moves most: by Y once, and by U 2.032 times.
+    assert found.poison.bound.value == int(255 * (16 / 255 + 0.04 * (1 + 2.03211)))
+    assert 16 < int(measured.max()) <= found.poison.bound.value
+    assert 0 <= float(found.images.min()) <= float(found.images.max()) <= 1
+
+
+def test_a_rougher_change_of_colours_is_made_smoother_by_its_weight(scene):
+    roughness = {}
+    for weight in (0.0, 1000.0):
+        kept = []
+        procedure = replace(SHORT, colour=0.1, smoothness=weight, steps=6, optimizer="sign")
+        original = metapoison._State.keep
+
+        def watch(state, step, kept=kept, original=original):
+            kept[:] = [float(state.recolouring.roughness().detach().sum())]
+            original(state, step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(metapoison._State, "keep", watch)
+            crafted(scene, procedure)
+        [roughness[weight]] = kept
+    assert roughness[1000.0] < roughness[0.0]
+
+
 def test_the_course_begins_with_the_start_and_ends_with_the_result(scene):
     train, _, rows = scene
     found = crafted(scene, replace(SHORT, start="zero"))
@@ -272,12 +302,15 @@ def test_the_course_begins_with_the_start_and_ends_with_the_result(scene):
     assert not torch.equal(found.course[1].images, found.course[2].images)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sign"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": 0.9}, {"optimizer": "sign"}, {"colour": 0.04}],
+    ids=["plain", "momentum", "sign", "colour"],
+)
 def test_a_stopped_crafting_goes_on_to_the_same_poisons(
-    scene, optimizer, momentum, tmp_path: Path, monkeypatch
+    scene, options, tmp_path: Path, monkeypatch
 ):
-    procedure = replace(SHORT, steps=5, optimizer=optimizer, momentum=momentum)
+    procedure = replace(SHORT, steps=5, **options)
     unbroken = crafted(scene, procedure)
     original, calls = metapoison._slope, []
 
@@ -330,6 +363,7 @@ def test_networks_of_the_package_can_be_surrogates_and_any_label_can_be_wanted(m
         ({"objective": "hinge"}, "known: cross-entropy, margin"),
         ({"trajectory": "mixed"}, "known: clean, poisoned"),
         ({"learning_rate": 0.0}, "must be positive"),
+        ({"colour": -0.1}, "colour must lie in"),
     ],
 )
 def test_a_procedure_that_makes_no_sense_is_refused(options, told):

@@ -30,6 +30,11 @@ def to_rgb(x: Tensor) -> Tensor:
     return torch.einsum("ij,njhw->nihw", torch.linalg.inv(_TO_YUV.double()).to(x), x)
 
 
+def reach(bound: float) -> float:
+    """Return how far a recolouring of that bound moves a value of red, green or blue at most."""
+    return bound * float(torch.linalg.inv(_TO_YUV.double()).abs().sum(1).max())
+
+
 class Recolouring(nn.Module):
     """One function from colours to colours for each of n images.
 

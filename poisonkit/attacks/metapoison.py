@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from poisonkit.attacks.colour import Recolouring, reach
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import Objective, target_losses
 from poisonkit.checkpoint import restore, save
@@ -42,6 +43,9 @@ class Procedure:
     Attributes
     ----------
     epsilon : bound of the change of each value on the [0, 1] scale.
+    colour : bound of a smooth change of colours that comes before it, in each of Y, U and V;
+        0 is none.
+    smoothness : weight of the colour change's roughness in what is minimised.
     steps : crafting steps; each goes through one epoch of every surrogate.
     unroll : K, steps of gradient descent that are looked ahead.
     surrogates : M, networks that the poisons are crafted with.
@@ -62,6 +66,8 @@ class Procedure:
     """
 
     epsilon: float = 16 / 255
+    colour: float = 0.0
+    smoothness: float = 1.0
     steps: int = 60
     unroll: int = 2
     surrogates: int = 21
@@ -81,6 +87,8 @@ class Procedure:
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= 1:
             raise PoisonkitError(f"epsilon must lie in (0, 1], not {self.epsilon}")
+        if not 0 <= self.colour <= 1 or self.smoothness < 0:
+            raise PoisonkitError("colour must lie in [0, 1], and smoothness must not be negative")
         for name in ("steps", "unroll", "surrogates", "stagger", "batch_size"):
             if getattr(self, name) < 1:
                 raise PoisonkitError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -167,12 +175,18 @@ def craft(
         a training image or has the wanted label already, or their numbers do not fit.
     """
     check_request(train, targets, wanted, rows=rows)
+    if procedure.colour and train.channels != 3:
+        raise PoisonkitError(f"recolouring needs 3 channels, not {train.channels}")
     chosen = torch.as_tensor(rows, device=train.device)
     clean = train.x.float() / 255
     place = torch.full((len(train),), -1, device=train.device)
     place[chosen] = torch.arange(len(chosen), device=train.device)
     state = _State(clean[chosen], procedure, surrogate, seed, keep_every)
-    optimizer = torch.optim.Adam([state.change], lr=procedure.learning_rate)
+    # Both kinds of change cross their bound in as many steps.
+    parts = [(state.change, 1.0)]
+    if state.recolouring is not None:
+        parts.append((state.recolouring.offsets, procedure.colour / procedure.epsilon))
+    optimizer = torch.optim.Adam([{"params": [part]} for part, _ in parts])
     about = {"seed": seed, "train": train.checksum, "rows": [*rows], "targets": targets.checksum}
     run = json.dumps({**about, "wanted": [*wanted], "keep": keep_every, **asdict(procedure)})
     aims, labels = targets.x.float() / 255, torch.tensor([*wanted], device=train.device)
@@ -191,15 +205,17 @@ def craft(
         for step in range(len(history), procedure.steps):
             state.keep(step)
             before, after, slope = _slope(state, clean, train.y, place, aims, labels, procedure)
-            for group in optimizer.param_groups:
-                group["lr"] = procedure.rate_at(step)
+            for group, (_, scale) in zip(optimizer.param_groups, parts, strict=True):
+                group["lr"] = scale * procedure.rate_at(step)
             optimizer.zero_grad(set_to_none=True)
-            state.change.grad = slope
+            state.backward(slope, procedure.smoothness)
             if procedure.optimizer == "adam":
                 optimizer.step()
             else:
                 with torch.no_grad():
-                    state.change.sub_(procedure.rate_at(step) * slope.sign())
+                    for part, scale in parts:
+                        assert part.grad is not None
+                        part.sub_(scale * procedure.rate_at(step) * part.grad.sign())
             state.project(procedure.epsilon)
             history.append({"unaffected": before, "unrolled": after})
             if checkpoint:
@@ -257,6 +273,9 @@ class _State(nn.Module):
             drawn = torch.rand(bases.shape, generator=generator).to(bases.device)
             change = procedure.epsilon * (2 * drawn - 1)
         self.change = nn.Parameter(change)
+        self.recolouring: Recolouring | None = None
+        if procedure.colour:
+            self.recolouring = Recolouring(len(bases), bound=procedure.colour).to(bases.device)
         self.project(procedure.epsilon)
         self.surrogates = Surrogates(surrogate, procedure, seed)
         kept = 1 + -(-procedure.steps // keep_every)
@@ -266,13 +285,25 @@ class _State(nn.Module):
 
     def images(self) -> Tensor:
         """Return the poisons [n, C, H, W] in [0, 1]."""
-        return self.bases + self.change
+        return self._recoloured() + self.change
+
+    def _recoloured(self) -> Tensor:
+        return self.bases if self.recolouring is None else self.recolouring(self.bases)
+
+    def backward(self, slope: Tensor, smoothness: float) -> None:
+        """Give what the poisons are made of the gradients that theirs, [n, C, H, W], implies."""
+        self.images().backward(slope)
+        if self.recolouring is not None:
+            (smoothness * self.recolouring.roughness().sum()).backward()
 
     @torch.no_grad()
     def project(self, epsilon: float) -> None:
-        """Go back to the epsilon-ball and to the range of pixels."""
-        x = (self.bases + self.change.clamp(-epsilon, epsilon)).clamp(0, 1)
-        self.change.copy_(x - self.bases)
+        """Go back to the bounds and to the range of pixels."""
+        if self.recolouring is not None:
+            self.recolouring.project()
+        before = self._recoloured()
+        x = (before + self.change.clamp(-epsilon, epsilon)).clamp(0, 1)
+        self.change.copy_(x - before)
 
     @torch.no_grad()
     def keep(self, step: int) -> None:
@@ -382,7 +413,7 @@ def _meta_gradient(
 
 
 def _poison(images: Tensor, train: ImageSet, rows: Tensor, procedure: Procedure) -> Poison:
-    limit = levels(procedure.epsilon)
+    limit = levels(min(1.0, procedure.epsilon + reach(procedure.colour)))
     return Poison(
         images=round_within(images, train.x[rows], limit=limit),
         labels=train.y[rows],
