@@ -4,13 +4,13 @@
 
 Measured are, on one device:
 
+* the peak memory of an iteration for several numbers of targets and networks, each in a
+  process of its own, with all networks at a time and streamed through one by one;
 * the coefficients of 50 targets in 18 networks, five poisons with 512 features each, in one
   call, beside one call for each problem with the same tolerance, and beside one call for
   each with ``scipy``'s solver for quadratic problems with constraints (on the CPU);
 * a crafting iteration over all targets and networks, everything that it does included,
-  beside the networks' forward and backward passes on the same images alone;
-* the peak memory of an iteration for several numbers of targets and networks, each in a
-  process of its own, with all networks at a time and streamed through one by one.
+  beside the networks' forward and backward passes on the same images alone.
 
 What is compared alternates in one run; printed are medians.
 """
@@ -230,9 +230,10 @@ def main() -> None:
         peak(args, device)
         return
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    # First: on Linux a new process begins with the peak of the one that started it.
+    memory(args, device)
     coefficients(args, device)
     crafting(args, device)
-    memory(args, device)
 
 
 if __name__ == "__main__":
