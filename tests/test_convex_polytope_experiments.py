@@ -16,12 +16,17 @@ from poisonkit.attacks import polytope
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
-from poisonkit.experiments.convex_polytope import end_to_end, limits, steps, switches, transfer
+from poisonkit.experiments.convex_polytope import (
+    end_to_end,
+    limits,
+    steps,
+    switches,
+    transfer,
+    victims,
+)
 from poisonkit.experiments.convex_polytope.setting import S1, S2
 from poisonkit.experiments.convex_polytope.steps import (
-    FrozenVictim,
     Poisons,
-    attack_frozen,
     begin,
     crafted,
     load_data,
@@ -29,6 +34,7 @@ from poisonkit.experiments.convex_polytope.steps import (
     taps_of,
     victim,
 )
+from poisonkit.experiments.convex_polytope.victims import FrozenVictim, attack_frozen
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.settings import as_json
 from poisonkit.fine_tuning import fit_linear
@@ -112,7 +118,7 @@ def nothing_made(no_training, nothing_crafted, monkeypatch) -> None:
         raise AssertionError("a victim was fine-tuned")
 
     monkeypatch.setattr(end_to_end, "fit", fine_tune)
-    monkeypatch.setattr(steps, "fit_linear", fine_tune)
+    monkeypatch.setattr(victims, "fit_linear", fine_tune)
 
 
 def into_linear(network: Classifier, x: Tensor) -> Tensor:
@@ -721,7 +727,7 @@ def test_a_target_between_poisons_that_are_fitted_is_captured(seed, distinct, st
     body.add_module("hidden", nn.Flatten())
     body.add_module("linear", nn.Linear(256, 4))
     network = Classifier(body, mean=torch.full((1,), 0.5), deviation=torch.ones(1)).eval()
-    monkeypatch.setattr(steps, "victim", lambda *_: network)
+    monkeypatch.setattr(victims, "victim", lambda *_: network)
     aside = torch.randint(-60, 61, data.targets.x.shape, generator=generator)
     pairs = torch.stack([data.targets.x + aside, data.targets.x - aside], 1)
     assert 0 <= pairs.min() <= pairs.max() <= 255

@@ -10,12 +10,8 @@ from matplotlib.figure import Figure
 
 from poisonkit.experiments.convex_polytope.proposition import Scene, widest
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig
-from poisonkit.experiments.convex_polytope.steps import (
-    attack_frozen,
-    begin,
-    crafted,
-    substitutes,
-)
+from poisonkit.experiments.convex_polytope.steps import begin, crafted, substitutes
+from poisonkit.experiments.convex_polytope.victims import attack_frozen
 from poisonkit.experiments.networks import Cost
 from poisonkit.explorers.shared import context_of, new_button, on_press, show
 from poisonkit.figures.convex_polytope.pictures import draw_poisons

@@ -13,15 +13,13 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig, blocks, profiles_of
 from poisonkit.experiments.convex_polytope.steps import (
     Data,
-    FrozenVictim,
-    attack_frozen,
     begin,
     crafted,
     substitutes,
-    success,
     taps_of,
     victim,
 )
+from poisonkit.experiments.convex_polytope.victims import FrozenVictim, attack_frozen, success
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats

@@ -7,13 +7,8 @@ from torch import Tensor
 
 from poisonkit.errors import unknown
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig, blocks, profiles_of
-from poisonkit.experiments.convex_polytope.steps import (
-    attack_frozen,
-    begin,
-    crafted,
-    substitutes,
-    success,
-)
+from poisonkit.experiments.convex_polytope.steps import begin, crafted, substitutes
+from poisonkit.experiments.convex_polytope.victims import attack_frozen, success
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats, with_options

@@ -16,14 +16,8 @@ from poisonkit.experiments.convex_polytope.setting import (
     profiles_of,
     units_by_objective,
 )
-from poisonkit.experiments.convex_polytope.steps import (
-    Data,
-    attack_frozen,
-    begin,
-    crafted,
-    substitutes,
-    success,
-)
+from poisonkit.experiments.convex_polytope.steps import Data, begin, crafted, substitutes
+from poisonkit.experiments.convex_polytope.victims import attack_frozen, success
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
