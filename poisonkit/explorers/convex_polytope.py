@@ -64,14 +64,16 @@ def target_figure(target: tuple[float, float], *, spread: float, seed: int = 0) 
     plane.plot(*zip(scene.target, nearest, strict=True), ":", color="black")
     for number, point in enumerate(scene.poisons, 1):
         plane.annotate(str(number), point, xytext=(5, 5), textcoords="offset points")
-    plane.legend(loc="upper left", fontsize="x-small")
+    handles, labels = plane.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
     bars.bar(np.arange(POISONS) + 1, c.numpy(), color=COLOURS["poisoned"])
     bars.set(xlabel="poison", ylabel="coefficient c", ylim=(0, 1.05))
     distance = float(np.linalg.norm(scene.target - nearest))
     fitted = bool(line.takes(scene.poisons).all())
     taken = "the poisons' class" if line.takes(scene.target[None])[0] else "its own class"
     words = "" if fitted else "\nnot all poisons can be fitted"
-    bars.set_title(f"distance to the polytope {distance:.2f}: taken for {taken}{words}")
+    title = f"distance to the polytope {distance:.2f}:\ntarget taken for {taken}{words}"
+    bars.set_title(title, fontsize="small")
     return figure
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
+from scipy.spatial import ConvexHull
 
 from poisonkit.experiments.convex_polytope.proposition import Line, Placement, Scene
 from poisonkit.figures.common import plain
@@ -39,7 +40,10 @@ def draw_scene(axes: Axes, scene: Scene, line: Line) -> None:
     points = {"poisons' class": (scene.own, "poisoned"), "target's class": (scene.other, "clean")}
     for name, (found, colour) in points.items():
         axes.plot(*found.T, ".", color=COLOURS[colour], alpha=0.45, label=name)
-    closed = np.concatenate([scene.poisons, scene.poisons[:1]])
+    around = scene.poisons
+    if len(around) > 2:
+        around = around[ConvexHull(around).vertices]
+    closed = np.concatenate([around, around[:1]])
     axes.plot(*closed.T, "-", color=COLOURS["poisoned"], alpha=0.6, lw=1)
     axes.plot(*scene.poisons.T, "o", color=COLOURS["poisoned"], mec="black", label="poisons")
     axes.plot(*scene.target, "*", color=COLOURS["clean"], mec="black", ms=14, label="target")
