@@ -150,7 +150,13 @@ _SHORT: Mapping[str, object] = {
     "learning_images_per_class": 320,
 }
 SMALL: Mapping[str, Mapping[str, object]] = {
-    "mnist": {**_SHORT, "surrogate_width": 10, "recipe.epochs": 2, "select_epochs": 2},
+    "mnist": {
+        **_SHORT,
+        "learning_images_per_class": 960,
+        "surrogate_width": 10,
+        "recipe.epochs": 2,
+        "select_epochs": 2,
+    },
     "cifar10": {
         **_SHORT,
         "images_per_class": 2000,

@@ -109,7 +109,9 @@ EPSILON = Experiment(
     summary="Figure 4: accuracy against the bound of the noise",
     version=1,
     config=EpsilonConfig,
-    profiles=profiles_of("mnist", quick={"epsilons": (0.0, 0.1, 0.2, 0.3), "repeats": 2}),
+    profiles=profiles_of(
+        "mnist", quick={"epsilons": (0.0, 0.1, 0.2, 0.3), "repeats": 2}, small={"generators": 1}
+    ),
     variants=variants_of("mnist"),
     units=_epsilon_units,
     trial=epsilon_trial,
