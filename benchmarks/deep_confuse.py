@@ -9,7 +9,8 @@ The networks are the paper's for MNIST, the images random. Measured are, on one 
   pass and step of Adam, the frozen generator's forward pass and the surrogate's step;
 * the meta-gradient by double backward, as the package has it, beside reverse-over-forward
   and forward-over-reverse, each by ``torch.func`` and by ``torch.autograd.forward_ad``, with
-  the largest difference relative to the largest value. The tangent of torch's own batch
+  torch's batch normalisation, one written out, and the package's own, and with the largest
+  difference relative to the largest value. The tangent of torch's own batch
   normalisation cannot be differentiated by the images (it takes their mean and variance for
   constants), so reverse-over-forward is wrong with it and right with one written out;
 * a trial beside a plain implementation: a new module for each batch's pseudo-update, its
@@ -33,8 +34,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.utils.data import DataLoader, TensorDataset
 
+from poisonkit.attacks.batch_statistics import use_batch_statistics
 from poisonkit.attacks.deep_confuse import Learner, Procedure, add_noise
-from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, use_batch_statistics
+from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient
 from poisonkit.devices import choose_device, repeatable_kernels
 from poisonkit.images import ImageSet
 from poisonkit.models import create
@@ -258,12 +260,25 @@ def written_out(network: nn.Module) -> nn.Module:
     return network
 
 
+def without_averages(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose normalisations are torch's, and write nothing."""
+    network = copy.deepcopy(network).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.track_running_stats = False
+    return network
+
+
 def formulas(setting: Setting, name: str) -> None:
     surrogate = setting.surrogate(name)
-    use_batch_statistics(surrogate)
-    networks = {"": surrogate}
+    networks = {"": without_averages(surrogate)}
+    ways_of = dict.fromkeys(networks, FORMULAS)
     if any(isinstance(module, nn.BatchNorm2d) for module in surrogate.modules()):
         networks[", BN written out"] = written_out(surrogate)
+        ways_of[", BN written out"] = FORMULAS
+        networks[", BN in closed form"] = surrogate
+        ways_of[", BN in closed form"] = {"double backward": double_backward}
+    use_batch_statistics(surrogate)
     theta = {name: p.detach().clone() for name, p in surrogate.named_parameters()}
     x, y = setting.first_batch()
     with torch.no_grad():
@@ -280,7 +295,7 @@ def formulas(setting: Setting, name: str) -> None:
     ways = {
         f"{called}{how}": repeated(once(f"{called}{how}", formula, network), setting.steps)
         for how, network in networks.items()
-        for called, formula in FORMULAS.items()
+        for called, formula in ways_of[how].items()
     }
     medians = measure(ways, rounds=setting.rounds, device=setting.device)
     for called, spent in medians.items():

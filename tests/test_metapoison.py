@@ -10,9 +10,10 @@ from torch import nn
 from torch.func import functional_call
 
 from poisonkit.attacks import metapoison
+from poisonkit.attacks.batch_statistics import use_batch_statistics
 from poisonkit.attacks.metapoison import Procedure, craft, margin
 from poisonkit.attacks.surrogates import Surrogates
-from poisonkit.attacks.unrolled import target_losses, use_batch_statistics
+from poisonkit.attacks.unrolled import target_losses
 from poisonkit.errors import PoisonkitError
 from poisonkit.models import Classifier, create
 

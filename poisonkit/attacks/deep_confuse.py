@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, use_batch_statistics
+from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown

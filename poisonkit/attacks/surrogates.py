@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from poisonkit.attacks.unrolled import Parameters, use_batch_statistics
+from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.unrolled import Parameters
 from poisonkit.models import Classifier
 from poisonkit.training import mixed
 
