@@ -23,7 +23,7 @@ def predict(
     """
     if len(x) == 0:
         return torch.empty(0, dtype=torch.int64, device=x.device)
-    with evaluating(model), _batch_statistics(model, batch_statistics):
+    with evaluating(model), by_batch_statistics(model, batch_statistics):
         labels = [model(batch).argmax(1) for batch in batches(x, batch_size=batch_size)]
     return torch.cat(labels)
 
@@ -39,7 +39,8 @@ def evaluate(
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module, wanted: bool) -> Iterator[None]:
+def by_batch_statistics(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Normalise each batch by its own mean and variance, and leave the running averages alone."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
     if wanted:

@@ -28,6 +28,8 @@ from poisonkit.images import ImageSet
 
 #: Raised when the same recipe would give another network; trained ones are then not reused.
 VERSION = 1
+#: A number read off a model; it must leave the model as it is.
+Measure = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ class Epoch:
     ----------
     loss, accuracy : means over the (augmented) training images.
     seconds : the time it took, what is watched included.
-    watched : accuracy in eval mode, after the epoch, on what was to be watched.
+    watched : what was to be watched, after the epoch.
     """
 
     loss: float
@@ -162,7 +164,7 @@ def fit(
     *,
     seed: int,
     transform: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
-    watch: Mapping[str, ImageSet] | None = None,
+    watch: Mapping[str, ImageSet | Measure] | None = None,
     statistics: Literal["batch", "running"] = "batch",
     checkpoint: Path | None = None,
     checkpoint_every: int = 1,
@@ -178,7 +180,8 @@ def fit(
     seed : of order, augmentation and dropout (the initial weights are the model's own).
     transform : makes other images of each batch, from the model as it is, the images in
         [0, 1] and their labels; after crops and flips.
-    watch : images on which the accuracy is measured after each epoch.
+    watch : what is measured after each epoch: the accuracy on images in eval mode, or
+        a number that a function reads off the model.
     statistics : ``batch`` trains as usual; ``running`` normalises by the running averages,
         which stay as they are, and leaves dropout off, to fine-tune a trained network.
     checkpoint : safetensors file that holds the state every ``checkpoint_every``
@@ -242,7 +245,10 @@ def fit(
             result = Epoch(
                 loss=float(losses.sum()) / len(images),
                 accuracy=float(correct) / len(images),
-                watched={name: evaluate(model, other) for name, other in (watch or {}).items()},
+                watched={
+                    name: evaluate(model, other) if isinstance(other, ImageSet) else other(model)
+                    for name, other in (watch or {}).items()
+                },
                 seconds=time.perf_counter() - start,
             )
             history.append(result)

@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from poisonkit.attacks import metapoison
 from poisonkit.attacks.batch_statistics import use_batch_statistics
-from poisonkit.attacks.metapoison import Procedure, craft, margin
+from poisonkit.attacks.look_ahead import Procedure, margin
+from poisonkit.attacks.metapoison import craft
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import target_losses
 from poisonkit.errors import PoisonkitError
@@ -212,14 +213,14 @@ def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(scene, 
     train, targets, rows = scene
     procedure = replace(SHORT, steps=1, surrogates=1, optimizer="sign", start="zero")
     slopes = []
-    original = metapoison._slope
+    original = metapoison.look_ahead
 
     def watched(*arguments):
         result = original(*arguments)
         slopes.append(result[2].clone())
         return result
 
-    monkeypatch.setattr(metapoison, "_slope", watched)
+    monkeypatch.setattr(metapoison, "look_ahead", watched)
     crafted(scene, procedure)
     model = network(4)
     use_batch_statistics(model)
@@ -313,7 +314,7 @@ def test_a_stopped_crafting_goes_on_to_the_same_poisons(
 ):
     procedure = replace(SHORT, steps=5, **options)
     unbroken = crafted(scene, procedure)
-    original, calls = metapoison._slope, []
+    original, calls = metapoison.look_ahead, []
 
     def breaking(*arguments):
         calls.append(1)
@@ -321,7 +322,7 @@ def test_a_stopped_crafting_goes_on_to_the_same_poisons(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(metapoison, "_slope", breaking)
+    monkeypatch.setattr(metapoison, "look_ahead", breaking)
     with pytest.raises(KeyboardInterrupt):
         crafted(scene, procedure, checkpoint=tmp_path / "state.safetensors")
     resumed = crafted(scene, procedure, checkpoint=tmp_path / "state.safetensors")

@@ -11,19 +11,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.attacks.colour import Recolouring, reach
+from poisonkit.attacks.look_ahead import Procedure, look_ahead
 from poisonkit.attacks.surrogates import Surrogates
-from poisonkit.attacks.unrolled import Objective, target_losses
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import repeatable_kernels
-from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
 from poisonkit.poison import (
@@ -34,86 +32,6 @@ from poisonkit.poison import (
     refuse_known_targets,
     round_within,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Procedure:
-    """How poisons are crafted; where the paper is silent the default is the released code's.
-
-    Attributes
-    ----------
-    epsilon : bound of the change of each value on the [0, 1] scale.
-    colour : bound of a smooth change of colours that comes before it, in each of Y, U and V;
-        0 is none.
-    smoothness : weight of the colour change's roughness in what is minimised.
-    steps : crafting steps; each goes through one epoch of every surrogate.
-    unroll : K, steps of gradient descent that are looked ahead.
-    surrogates : M, networks that the poisons are crafted with.
-    stagger : epochs between the ages of neighbouring surrogates; one that has reached
-        ``surrogates * stagger`` epochs begins anew from other weights.
-    surrogate_rate, warmup_epochs, momentum, batch_size : of the surrogates' training, by
-        stochastic gradient descent; the rate rises linearly from zero.
-    trajectory : whether surrogates train on ``clean`` images, as the paper found better, or on
-        the ``poisoned`` ones.
-    losses : take the target's loss after the ``last`` unrolled step (Algorithm 1), or its mean
-        over ``all`` of them, as the released code does.
-    objective : ``cross-entropy``; or ``margin``, by how much the largest other logit exceeds
-        the wanted one.
-    optimizer : ``adam``, or ``sign`` of the gradient.
-    learning_rate : on the [0, 1] scale.
-    drops : shares of the steps after which the rate is lowered tenfold.
-    start : ``noise``, uniform within the bound; or ``zero``.
-    """
-
-    epsilon: float = 16 / 255
-    colour: float = 0.0
-    smoothness: float = 1.0
-    steps: int = 60
-    unroll: int = 2
-    surrogates: int = 21
-    stagger: int = 1
-    surrogate_rate: float = 0.1
-    warmup_epochs: int = 5
-    momentum: float = 0.0
-    batch_size: int = 125
-    trajectory: Literal["clean", "poisoned"] = "clean"
-    losses: Literal["last", "all"] = "last"
-    objective: Literal["cross-entropy", "margin"] = "cross-entropy"
-    optimizer: Literal["adam", "sign"] = "adam"
-    learning_rate: float = 200 / 255
-    drops: tuple[float, ...] = (1 / 3, 2 / 3)
-    start: Literal["noise", "zero"] = "noise"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= 1:
-            raise PoisonkitError(f"epsilon must lie in (0, 1], not {self.epsilon}")
-        if not 0 <= self.colour <= 1 or self.smoothness < 0:
-            raise PoisonkitError("colour must lie in [0, 1], and smoothness must not be negative")
-        for name in ("steps", "unroll", "surrogates", "stagger", "batch_size"):
-            if getattr(self, name) < 1:
-                raise PoisonkitError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name, known in (
-            ("trajectory", ("clean", "poisoned")),
-            ("losses", ("last", "all")),
-            ("objective", ("cross-entropy", "margin")),
-            ("optimizer", ("adam", "sign")),
-            ("start", ("noise", "zero")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
-        if not (self.surrogate_rate > 0 and self.learning_rate > 0):
-            raise PoisonkitError("surrogate_rate and learning_rate must be positive")
-
-    @property
-    def lifetime(self) -> int:
-        """T, epochs after which a surrogate begins anew."""
-        return self.surrogates * self.stagger
-
-    def rate_at(self, step: int) -> float:
-        """Return the poisons' learning rate in a step: a quadratic rise in five, then drops."""
-        rising = min(1.0, ((step + 1) / 5) ** 2)
-        passed = sum(step >= share * self.steps for share in self.drops)
-        return self.learning_rate * rising * 0.1**passed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +51,6 @@ class Crafted:
     unaffected: Tensor
     unrolled: Tensor
     course: list[Poison]
-
-
-def margin(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return by how much the largest other logit exceeds the wanted one, mean over rows."""
-    own = logits.gather(1, wanted[:, None]).squeeze(1)
-    others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
-    return (others - own).clamp_min(-100).mean()
-
-
-OBJECTIVES: dict[str, Objective] = {"cross-entropy": F.cross_entropy, "margin": margin}
 
 
 def craft(
@@ -178,7 +86,7 @@ def craft(
     if procedure.colour and train.channels != 3:
         raise PoisonkitError(f"recolouring needs 3 channels, not {train.channels}")
     chosen = torch.as_tensor(rows, device=train.device)
-    clean = train.x.float() / 255
+    clean = _in_unit_range(train)
     place = torch.full((len(train),), -1, device=train.device)
     place[chosen] = torch.arange(len(chosen), device=train.device)
     state = _State(clean[chosen], procedure, surrogate, seed, keep_every)
@@ -189,7 +97,7 @@ def craft(
     optimizer = torch.optim.Adam([{"params": [part]} for part, _ in parts])
     about = {"seed": seed, "train": train.checksum, "rows": [*rows], "targets": targets.checksum}
     run = json.dumps({**about, "wanted": [*wanted], "keep": keep_every, **asdict(procedure)})
-    aims, labels = targets.x.float() / 255, torch.tensor([*wanted], device=train.device)
+    aims, labels = _in_unit_range(targets), torch.tensor([*wanted], device=train.device)
     history = restore(checkpoint, state, optimizer, run)
     bar = tqdm(
         total=procedure.steps,
@@ -204,7 +112,10 @@ def craft(
             state.surrogates.stagger(clean, train.y)
         for step in range(len(history), procedure.steps):
             state.keep(step)
-            before, after, slope = _slope(state, clean, train.y, place, aims, labels, procedure)
+            images = state.images().detach()
+            before, after, slope = look_ahead(
+                images, state.surrogates, clean, train.y, place, aims, labels, procedure
+            )
             for group, (_, scale) in zip(optimizer.param_groups, parts, strict=True):
                 group["lr"] = scale * procedure.rate_at(step)
             optimizer.zero_grad(set_to_none=True)
@@ -222,7 +133,7 @@ def craft(
                 save(checkpoint, state, optimizer, history, run)
             bar.update()
     state.keep(procedure.steps)
-    course = [_poison(images, train, chosen, procedure) for images in state.course]
+    course = [as_poison(images, train, rows, procedure) for images in state.course]
     return Crafted(
         poison=course[-1],
         images=state.images().detach(),
@@ -318,106 +229,22 @@ class _State(nn.Module):
         return list(self.kept)
 
 
-def _slope(
-    state: _State,
-    clean: Tensor,
-    y: Tensor,
-    place: Tensor,
-    targets: Tensor,
-    wanted: Tensor,
-    procedure: Procedure,
-) -> tuple[float, float, Tensor]:
-    """Let every surrogate go through one epoch, and sum the meta-gradient over its batches.
-
-    Returns
-    -------
-    The target's loss before and after unrolling, and the gradient [n, C, H, W], each a mean over
-    the surrogates.
-    """
-    images = state.images().detach()
-    slope = torch.zeros_like(images)
-    seen = torch.zeros(2, device=images.device)
-    count = 0
-    for number in range(procedure.surrogates):
-        surrogate = state.surrogates.at(number)
-        batches = surrogate.order(len(y))
-        for first, rows in enumerate(batches):
-            poisoned = place[rows] >= 0
-            if bool(poisoned.any()):
-                # The window goes on at the beginning of the epoch where it reaches its end.
-                window = [
-                    batches[(first + ahead) % len(batches)] for ahead in range(procedure.unroll + 1)
-                ]
-                found, own = _meta_gradient(
-                    surrogate.network,
-                    surrogate.parameters,
-                    [(_with(clean, images, place, r), y[r]) for r in window],
-                    poisoned,
-                    targets,
-                    wanted,
-                    procedure,
-                    surrogate.rate,
-                )
-                slope.index_add_(0, place[rows[poisoned]], own)
-                seen += torch.stack([found[0], _taken(found, procedure)])
-                count += 1
-            x = clean[rows]
-            if procedure.trajectory == "poisoned":
-                x = _with(clean, images, place, rows)
-            surrogate.descend(x, y[rows])
-        surrogate.finish_epoch()
-    before, after = (seen / max(count, 1)).tolist()
-    return before, after, slope / procedure.surrogates
+def _in_unit_range(images: ImageSet) -> Tensor:
+    """Return float images, on a CPU in the layout that convolutions are faster with there."""
+    x = images.x.float() / 255
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
-def _with(clean: Tensor, images: Tensor, place: Tensor, rows: Tensor) -> Tensor:
-    """Return a batch of training images with the poisons among them in their places."""
-    x = clean[rows]
-    poisoned = place[rows] >= 0
-    x[poisoned] = images[place[rows[poisoned]]]
-    return x
-
-
-def _taken(losses: Tensor, procedure: Procedure) -> Tensor:
-    return losses[-1] if procedure.losses == "last" else losses[1:].mean()
-
-
-def _meta_gradient(
-    network: nn.Module,
-    parameters: dict[str, Tensor],
-    batches: list[tuple[Tensor, Tensor]],
-    poisoned: Tensor,
-    targets: Tensor,
-    wanted: Tensor,
-    procedure: Procedure,
-    rate: float,
-) -> tuple[Tensor, Tensor]:
-    """Differentiate the target's loss by the pixels of the first batch's poisons.
-
-    Poisons in the later batches are as they are; no gradient goes to them.
-    """
-    (x, y), *later = batches
-    own = x[poisoned].requires_grad_()
-    x = x.index_put((torch.nonzero(poisoned).flatten(),), own)
-    losses = target_losses(
-        network,
-        parameters,
-        [(x, y), *later],
-        targets,
-        wanted,
-        rate=rate,
-        objective=OBJECTIVES[procedure.objective],
-    )
-    (slope,) = torch.autograd.grad(_taken(losses, procedure), own)
-    return losses.detach(), slope
-
-
-def _poison(images: Tensor, train: ImageSet, rows: Tensor, procedure: Procedure) -> Poison:
+def as_poison(images: Tensor, train: ImageSet, rows: Sequence[int], procedure: Procedure) -> Poison:
+    """Return crafted images as a poison, rounded within its bound unless they are uint8."""
     limit = levels(min(1.0, procedure.epsilon + reach(procedure.colour)))
+    chosen = torch.as_tensor(rows, device=train.device)
+    if images.is_floating_point():
+        images = round_within(images, train.x[chosen], limit=limit)
     return Poison(
-        images=round_within(images, train.x[rows], limit=limit),
-        labels=train.y[rows],
-        rows=rows,
+        images=images,
+        labels=train.y[chosen],
+        rows=chosen,
         placement="replaced",
         bound=Bound(kind="linf", value=limit),
         clean_label=True,

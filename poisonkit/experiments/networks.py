@@ -15,7 +15,7 @@ from poisonkit.experiments.settings import as_json
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create
 from poisonkit.store import Artefact, Json, Store
-from poisonkit.training import Recipe, fit
+from poisonkit.training import Measure, Recipe, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,19 @@ class Transform:
     apply: Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A number that is read off a network after each epoch, see :func:`fit`.
+
+    Attributes
+    ----------
+    about : everything that it depends on besides the network.
+    """
+
+    about: Json
+    read: Measure
+
+
 def trained_network(
     context: Context,
     images: ImageSet,
@@ -108,7 +121,7 @@ def training_of(
     cost: Cost,
     standardise: str = "data",
     transform: Transform | None = None,
-    watch: Mapping[str, ImageSet] | None = None,
+    watch: Mapping[str, ImageSet | Measured] | None = None,
     options: Mapping[str, int] | None = None,
 ) -> tuple[Classifier, Json]:
     """Return a trained network in eval mode, and the course of its training.
@@ -119,7 +132,7 @@ def training_of(
     Returns
     -------
     The network; ``loss`` and ``accuracy``, one number an epoch, and, for each name in
-    ``watch``, the accuracy on those images.
+    ``watch``, the accuracy on those images or what was to be measured.
     """
     options = dict(options or {})
     network = create(model, like=images, seed=seed, standardise=standardise, **options)
@@ -136,7 +149,10 @@ def training_of(
     if transform:
         spec["transform"] = transform.about
     if watch:
-        spec["watch"] = {name: other.checksum for name, other in watch.items()}
+        spec["watch"] = {
+            name: other.checksum if isinstance(other, ImageSet) else other.about
+            for name, other in watch.items()
+        }
 
     def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
         history = fit(
@@ -145,7 +161,10 @@ def training_of(
             recipe,
             seed=seed,
             transform=transform.apply if transform else None,
-            watch=watch,
+            watch={
+                name: other if isinstance(other, ImageSet) else other.read
+                for name, other in (watch or {}).items()
+            },
             checkpoint=scratch / "checkpoint.safetensors",
             progress=context.progress,
             label=label,

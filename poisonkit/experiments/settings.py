@@ -46,9 +46,13 @@ def _replace_nested(config: Any, names: list[str], value: object) -> Any:
 
 def coerce(value: object, hint: Any, name: str) -> Any:
     """Return ``value`` as the annotated type, or raise an error that says what is expected."""
+    read: object = value
     if isinstance(value, str) and hint is not str and typing.get_origin(hint) is not Literal:
-        value = _read(value)
-    found, fits = _convert(value, hint)
+        read = _read(value)
+    found, fits = _convert(read, hint)
+    if not fits and isinstance(value, str):
+        # A text may look like a number: digits are names of classes.
+        found, fits = _convert(value, hint)
     if not fits:
         raise PoisonkitError(f"parameter {name!r} must be {describe(hint)}, not {value!r}")
     return found

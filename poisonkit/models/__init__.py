@@ -19,7 +19,7 @@ from poisonkit.models.deep_confuse import BottleneckVGG, FiveLayerConvNet, TwoLa
 from poisonkit.models.dropout import add_dropout
 from poisonkit.models.published import PUBLISHED
 from poisonkit.models.resnet import SmallImageResNet
-from poisonkit.models.small import CompactConvNet, SmallConvNet
+from poisonkit.models.small import CompactConvNet, FiveBlockConvNet, SmallConvNet
 from poisonkit.models.vgg import CONFIGURATIONS, SmallImageVGG
 
 
@@ -37,6 +37,7 @@ def _any_size(network: Callable[..., nn.Module], **fixed: object) -> Callable[..
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallConvNet,
     "compact_cnn": CompactConvNet,
+    "five_block_cnn": FiveBlockConvNet,
     **{
         f"{kind}resnet{6 * units + 2}": _any_size(
             SmallImageResNet, units=units, preactivation=bool(kind)

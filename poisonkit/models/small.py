@@ -87,3 +87,37 @@ class CompactConvNet(nn.Module):
         for stage in (self.stage1, self.stage2, self.stage3):
             x = F.max_pool2d(stage(x), 2)
         return self.linear(self.hidden(torch.flatten(x, 1)))
+
+
+class FiveBlockConvNet(nn.Module):
+    """Five 3x3 convolutions with batch normalisation, each pooled 2x2, and a linear layer.
+
+    The network that MetaPoison's released code trains by default. The parts are named
+    ``block1`` ... ``block5`` (each read before its pooling), ``pool`` (the last
+    representation) and ``linear``.
+
+    Parameters
+    ----------
+    width : channels of the first block; the next two have twice, the last two four times as many.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        channels: int = 3,
+        image_size: tuple[int, int] = (32, 32),
+        width: int = 16,
+    ) -> None:
+        super().__init__()
+        for number, factor in enumerate((1, 2, 2, 4, 4), start=1):
+            self.add_module(f"block{number}", _block(channels, factor * width))
+            channels = factor * width
+        self.pool = nn.Flatten()
+        pixels = -(-image_size[0] // 32) * -(-image_size[1] // 32)
+        self.linear = nn.Linear(channels * pixels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number in range(1, 6):
+            x = F.max_pool2d(self.get_submodule(f"block{number}")(x), 2, ceil_mode=True)
+        return self.linear(self.pool(x))

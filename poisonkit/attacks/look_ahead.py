@@ -1,0 +1,200 @@
+"""How MetaPoison looks ahead: what a change of the poisons would do to networks in training.
+
+Networks that are still learning are taken a few steps further on batches that hold poisons,
+and the loss on the target after these steps is differentiated by the poisons' pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poisonkit.attacks.surrogates import Surrogates
+from poisonkit.attacks.unrolled import Objective, target_losses
+from poisonkit.errors import PoisonkitError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure:
+    """How poisons are crafted; where the paper is silent the default is the released code's.
+
+    Attributes
+    ----------
+    epsilon : bound of the change of each value on the [0, 1] scale.
+    colour : bound of a smooth change of colours that comes before it, in each of Y, U and V;
+        0 is none.
+    smoothness : weight of the colour change's roughness in what is minimised.
+    steps : crafting steps; each goes through one epoch of every surrogate.
+    unroll : K, steps of gradient descent that are looked ahead.
+    surrogates : M, networks that the poisons are crafted with.
+    stagger : epochs between the ages of neighbouring surrogates; one that has reached
+        ``surrogates * stagger`` epochs begins anew from other weights.
+    surrogate_rate, warmup_epochs, momentum, batch_size : of the surrogates' training, by
+        stochastic gradient descent; the rate rises linearly from zero.
+    trajectory : whether surrogates train on ``clean`` images, as the paper found better, or on
+        the ``poisoned`` ones.
+    losses : take the target's loss after the ``last`` unrolled step (Algorithm 1), or its mean
+        over ``all`` of them, as the released code does.
+    objective : ``cross-entropy``; or ``margin``, by how much the largest other logit exceeds
+        the wanted one.
+    optimizer : ``adam``, or ``sign`` of the gradient.
+    learning_rate : on the [0, 1] scale.
+    drops : shares of the steps after which the rate is lowered tenfold.
+    start : ``noise``, uniform within the bound; or ``zero``.
+    """
+
+    epsilon: float = 16 / 255
+    colour: float = 0.0
+    smoothness: float = 1.0
+    steps: int = 60
+    unroll: int = 2
+    surrogates: int = 21
+    stagger: int = 1
+    surrogate_rate: float = 0.1
+    warmup_epochs: int = 5
+    momentum: float = 0.0
+    batch_size: int = 125
+    trajectory: Literal["clean", "poisoned"] = "clean"
+    losses: Literal["last", "all"] = "last"
+    objective: Literal["cross-entropy", "margin"] = "cross-entropy"
+    optimizer: Literal["adam", "sign"] = "adam"
+    learning_rate: float = 200 / 255
+    drops: tuple[float, ...] = (1 / 3, 2 / 3)
+    start: Literal["noise", "zero"] = "noise"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= 1:
+            raise PoisonkitError(f"epsilon must lie in (0, 1], not {self.epsilon}")
+        if not 0 <= self.colour <= 1 or self.smoothness < 0:
+            raise PoisonkitError("colour must lie in [0, 1], and smoothness must not be negative")
+        for name in ("steps", "unroll", "surrogates", "stagger", "batch_size"):
+            if getattr(self, name) < 1:
+                raise PoisonkitError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, known in (
+            ("trajectory", ("clean", "poisoned")),
+            ("losses", ("last", "all")),
+            ("objective", ("cross-entropy", "margin")),
+            ("optimizer", ("adam", "sign")),
+            ("start", ("noise", "zero")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        if not (self.surrogate_rate > 0 and self.learning_rate > 0):
+            raise PoisonkitError("surrogate_rate and learning_rate must be positive")
+
+    @property
+    def lifetime(self) -> int:
+        """T, epochs after which a surrogate begins anew."""
+        return self.surrogates * self.stagger
+
+    def rate_at(self, step: int) -> float:
+        """Return the poisons' learning rate in a step: a quadratic rise in five, then drops."""
+        rising = min(1.0, ((step + 1) / 5) ** 2)
+        passed = sum(step >= share * self.steps for share in self.drops)
+        return self.learning_rate * rising * 0.1**passed
+
+
+def margin(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return by how much the largest other logit exceeds the wanted one, mean over rows."""
+    own = logits.gather(1, wanted[:, None]).squeeze(1)
+    others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
+    return (others - own).clamp_min(-100).mean()
+
+
+OBJECTIVES: dict[str, Objective] = {"cross-entropy": F.cross_entropy, "margin": margin}
+
+
+def look_ahead(
+    images: Tensor,
+    surrogates: Surrogates,
+    clean: Tensor,
+    y: Tensor,
+    place: Tensor,
+    targets: Tensor,
+    wanted: Tensor,
+    procedure: Procedure,
+) -> tuple[float, float, Tensor]:
+    """Let every surrogate go through one epoch, and sum the meta-gradient over its batches.
+
+    Returns
+    -------
+    The target's loss before and after unrolling, and the gradient [n, C, H, W], each a mean over
+    the surrogates.
+    """
+    slope = torch.zeros_like(images)
+    seen = torch.zeros(2, device=images.device)
+    count = 0
+    for number in range(procedure.surrogates):
+        surrogate = surrogates.at(number)
+        batches = surrogate.order(len(y))
+        for first, rows in enumerate(batches):
+            poisoned = place[rows] >= 0
+            if bool(poisoned.any()):
+                # The window goes on at the beginning of the epoch where it reaches its end.
+                window = [
+                    batches[(first + ahead) % len(batches)] for ahead in range(procedure.unroll + 1)
+                ]
+                found, own = _meta_gradient(
+                    surrogate.network,
+                    surrogate.parameters,
+                    [(_with(clean, images, place, r), y[r]) for r in window],
+                    poisoned,
+                    targets,
+                    wanted,
+                    procedure,
+                    surrogate.rate,
+                )
+                slope.index_add_(0, place[rows[poisoned]], own)
+                seen += torch.stack([found[0], _taken(found, procedure)])
+                count += 1
+            x = clean[rows]
+            if procedure.trajectory == "poisoned":
+                x = _with(clean, images, place, rows)
+            surrogate.descend(x, y[rows])
+        surrogate.finish_epoch()
+    before, after = (seen / max(count, 1)).tolist()
+    return before, after, slope / procedure.surrogates
+
+
+def _with(clean: Tensor, images: Tensor, place: Tensor, rows: Tensor) -> Tensor:
+    """Return a batch of training images with the poisons among them in their places."""
+    x = clean[rows]
+    poisoned = place[rows] >= 0
+    x[poisoned] = images[place[rows[poisoned]]]
+    return x
+
+
+def _taken(losses: Tensor, procedure: Procedure) -> Tensor:
+    return losses[-1] if procedure.losses == "last" else losses[1:].mean()
+
+
+def _meta_gradient(
+    network: nn.Module,
+    parameters: dict[str, Tensor],
+    batches: list[tuple[Tensor, Tensor]],
+    poisoned: Tensor,
+    targets: Tensor,
+    wanted: Tensor,
+    procedure: Procedure,
+    rate: float,
+) -> tuple[Tensor, Tensor]:
+    """Differentiate the target's loss by the pixels of the first batch's poisons.
+
+    Poisons in the later batches are as they are; no gradient goes to them.
+    """
+    (x, y), *later = batches
+    own = x[poisoned].requires_grad_()
+    x = x.index_put((torch.nonzero(poisoned).flatten(),), own)
+    losses = target_losses(
+        network,
+        parameters,
+        [(x, y), *later],
+        targets,
+        wanted,
+        rate=rate,
+        objective=OBJECTIVES[procedure.objective],
+    )
+    (slope,) = torch.autograd.grad(_taken(losses, procedure), own)
+    return losses.detach(), slope

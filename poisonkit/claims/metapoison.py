@@ -1,0 +1,265 @@
+"""MetaPoison: what the paper claims, and the rules by which our results are judged."""
+
+from collections.abc import Callable, Sequence
+
+from poisonkit.claims.base import Exhibit, Outcome, Verdict
+from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.store import Json, Record
+
+META = "MetaPoison"
+#: Section 3: the label of the target changes for "nearly 100 %" of initialisations.
+NEARLY_ALL = 1.0
+#: Abstract: "over 50 %" when 3 to 10 % of the training data are poisoned.
+OFTEN, FEW = 0.5, (0.03, 0.1)
+#: Section 3.7: variance that the two principal components explain.
+EXPLAINED = 0.96
+#: Accuracy that is lost by less than so much is "only marginally affected".
+MARGINAL = 0.02
+
+
+def _rate(row: Json, verdict: Verdict) -> Outcome:
+    interval = wilson(row["hits"], row["targets"])
+    return Outcome(measured=row["rate"], interval=interval, n=row["targets"], verdict=verdict)
+
+
+def _last(trials: Sequence[Json], name: str) -> list[float]:
+    return [float(trial["course"][name][-1]) for trial in trials]
+
+
+def judge_losses(record: Record) -> Outcome | None:
+    """Judge Figure 3a by the target's loss in surrogates and in victims."""
+    trials = record.metrics["trials"]
+    last_step = max(trial["crafted"] for trial in trials)
+    ends = [trial for trial in trials if trial["crafted"] == last_step]
+    starts = [trial for trial in trials if trial["crafted"] == 0]
+    curves = [trial for trial in ends if "unrolled" in trial]
+    third = [
+        (trial["unaffected"][-part:], trial["unrolled"][-part:])
+        for trial in curves
+        for part in [max(1, len(trial["unrolled"]) // 3)]
+    ]
+    before = mean_and_deviation([mean_and_deviation(one)[0] for one, _ in third])[0]
+    after = mean_and_deviation([mean_and_deviation(one)[0] for _, one in third])[0]
+    values = _last(ends, "target_loss")
+    found, begun = (
+        mean_and_deviation(values)[0],
+        mean_and_deviation(_last(starts, "target_loss"))[0],
+    )
+    comparable = record.config["procedure"]["objective"] == "cross-entropy"
+    verdict: Verdict = "not"
+    if found <= begun / 2:
+        verdict = "reproduced" if comparable and found < after < before else "partly"
+    interval = (min(values), max(values))
+    return Outcome(measured=found, interval=interval, n=len(values), verdict=verdict)
+
+
+def judge_steps(record: Record) -> Outcome | None:
+    """Judge Figure 3b by success and accuracy after the first and the last step."""
+    rows = record.metrics["rows"]
+    first, last = rows[0], rows[-1]
+    kept = first["accuracy"]["mean"] - last["accuracy"]["mean"] <= MARGINAL
+    verdict: Verdict = "not"
+    if last["low"] > first["high"] or (last["rate"] >= OFTEN and last["rate"] > first["rate"]):
+        verdict = "reproduced" if kept and last["rate"] >= OFTEN else "partly"
+    return _rate(last, verdict)
+
+
+def judge_victims(record: Record) -> Outcome | None:
+    """Judge Figure 4 by success over all pairs, and by the accuracy beside clean victims'."""
+    whole = record.metrics["all"]
+    kept = record.metrics["clean_accuracy"] - whole["accuracy"]["mean"] <= MARGINAL
+    clean = [row["clean_success"] for row in record.metrics["rows"]]
+    verdict: Verdict = "not"
+    if whole["rate"] >= OFTEN and mean_and_deviation(clean)[0] < whole["low"]:
+        verdict = "reproduced" if kept and whole["rate"] >= 0.9 else "partly"
+    return _rate(whole, verdict)
+
+
+def judge_budget(record: Record) -> Outcome | None:
+    """Judge Figure 5a by the smallest budget of at least 3 % of the training data."""
+    rows = record.metrics["rows"]
+    size = record.metrics["training_images"]
+    low = [row for row in rows if FEW[0] * size <= row["budget"] < FEW[1] * size]
+    if not low or len(rows) < 2:
+        return None
+    least = min(low, key=lambda row: row["budget"])
+    most = max(rows, key=lambda row: row["budget"])
+    verdict: Verdict = "not"
+    if least["rate"] >= OFTEN:
+        verdict = "reproduced"
+    elif least["rate"] >= most["rate"] / 2 > 0:
+        verdict = "partly"
+    return _rate(least, verdict)
+
+
+def judge_training(record: Record) -> Outcome | None:
+    """Judge Figure 5b by the change of training that success suffers most from."""
+    rows = {row["change"]: row for row in record.metrics["rows"]}
+    changes = [
+        rows[name]
+        for name in ("batches and rate doubled", "no momentum", "regularised")
+        if name in rows
+    ]
+    if "as expected" not in rows or len(changes) < 3:
+        return None
+    expected = rows["as expected"]["rate"]
+    least = min(changes, key=lambda row: row["rate"])
+    enough = [row["rate"] >= expected / 2 for row in changes]
+    verdict: Verdict = "not"
+    if expected >= OFTEN:
+        verdict = "reproduced" if all(enough) else "partly" if any(enough) else "not"
+    return _rate(least, verdict)
+
+
+def judge_plane(record: Record) -> Outcome | None:
+    """Judge Figure 6a by the variance that two components explain."""
+    values = record.metrics["explained"]
+    found = mean_and_deviation(values)[0]
+    verdict: Verdict = "reproduced" if found >= 0.9 else "partly" if found >= 0.75 else "not"
+    interval = (min(values), max(values))
+    return Outcome(measured=found, interval=interval, n=len(values), verdict=verdict)
+
+
+def judge_features(record: Record) -> Outcome | None:
+    """Judge Figure 6b by the distances in the last representation, beside those of a collision."""
+    ratios, near = [], []
+    for trial in record.metrics["trials"]:
+        last = {kind: values[-1] for kind, values in trial["distances"].items()}
+        ratios.append(last["poisons in clean"] / last["bases in clean"])
+        near.append(last["poisons in clean"] <= last["collided in clean"])
+    found = mean_and_deviation(ratios)[0]
+    verdict: Verdict = "not"
+    if not any(near):
+        verdict = "reproduced" if found >= 0.5 else "partly"
+    interval = (min(ratios), max(ratios))
+    return Outcome(measured=found, interval=interval, n=len(ratios), verdict=verdict)
+
+
+def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
+    """Judge a bar of Figure 6c beside that of one target."""
+
+    def judge(record: Record) -> Outcome | None:
+        rows = {row["scenario"]: row for row in record.metrics["rows"]}
+        own, usual = rows[name], rows["one target"]
+        share = own["rate"] / usual["rate"] if usual["rate"] else 0.0
+        verdict: Verdict = "not"
+        if usual["rate"] < OFTEN:
+            return _rate(own, verdict)
+        if name == "third party":
+            verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
+        elif own["hits"]:
+            verdict = "reproduced" if share <= 0.8 else "partly" if share < 1 else "not"
+        return _rate(own, verdict)
+
+    return judge
+
+
+_SUCCESS = "targets given the wanted label, all pairs and victims"
+_INTERVAL = "interval: 95 % for the rate"
+
+EXHIBITS: tuple[Exhibit, ...] = (
+    Exhibit(
+        paper=META,
+        exhibit="Figure 3a",
+        claim="a few unrolled steps lower the target's loss a little, training on the poisons "
+        "lowers it much",
+        quantity="target's loss in victims after the last crafting step",
+        unit="number",
+        rule="reproduced: over the last third of the crafting steps the loss is lower in "
+        "surrogates after the unrolled steps than before them, and in victims lower still, and "
+        "at most half of what it is in victims of the first step; partly: only the latter; "
+        "interval: lowest and highest victim",
+        experiment="metapoison/crafting",
+        judge=judge_losses,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 3b",
+        claim="success in victims grows with the crafting steps, their accuracy hardly changes",
+        quantity="targets given the wanted label after the last crafting step",
+        rule="reproduced: after the last step at least half of the victims, and more than before "
+        f"the first, give the wanted label, and the accuracy is at most {100 * MARGINAL:.0f} "
+        "points below that before the first; partly: more do, the intervals apart, or the "
+        f"accuracy falls further; {_INTERVAL}",
+        experiment="metapoison/crafting",
+        judge=judge_steps,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 4",
+        claim="poisons change the target's label for nearly all initialisations, and nothing else",
+        quantity=_SUCCESS,
+        reported=NEARLY_ALL,
+        rule="reproduced: at least 90 %, and the mean accuracy at most "
+        f"{100 * MARGINAL:.0f} points below that of victims trained on clean images; partly: at "
+        "least 50 %, as the abstract has it; either only if clean victims give the label less "
+        f"often than the interval's lower end; {_INTERVAL}",
+        experiment="metapoison/victims",
+        judge=judge_victims,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 5a",
+        claim="fewer poisons than a tenth of the data are enough",
+        quantity="targets given the wanted label with the smallest budget from 3 to 10 %",
+        reported=OFTEN,
+        rule="reproduced: at least 50 % (the abstract: over 50 % with 3 to 10 % of the data); "
+        f"partly: at least half of the rate with the largest budget; {_INTERVAL}",
+        experiment="metapoison/budget",
+        judge=judge_budget,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 5b",
+        claim="poisons survive other batch sizes and rates, another optimizer, regularisation",
+        quantity="targets given the wanted label under the change that hurts most",
+        rule="reproduced: at least half of the victims give the wanted label as expected, and "
+        "under each of the three changes at least half as many; partly: under some; "
+        f"{_INTERVAL}",
+        experiment="metapoison/training",
+        judge=judge_training,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 6a",
+        claim="poisoned training leaves the clean path early; two components show the paths",
+        quantity="variance that two components explain",
+        reported=EXPLAINED,
+        rule="reproduced: at least 90 %; partly: at least 75 %; interval: lowest and highest pair",
+        experiment="metapoison/mechanism",
+        judge=judge_plane,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 6b",
+        claim="unlike collisions, poisons stay far from the target in feature space",
+        quantity="distance of poisons to the target, as a share of that before crafting",
+        rule="reproduced: in the last representation of a clean network poisons are farther from "
+        "the target than collisions made for it, in every pair, and on average at least half as "
+        "far as the images they were made from; partly: only farther; interval: lowest and "
+        "highest pair",
+        experiment="metapoison/mechanism",
+        judge=judge_features,
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 6c: third party",
+        claim="poisons of one class give the target the label of another one",
+        quantity=_SUCCESS,
+        rule="reproduced: at least 80 % of the usual attack's rate; partly: at least 50 %; "
+        f"neither if the usual attack succeeds less than half of the time; {_INTERVAL}",
+        experiment="metapoison/scenarios",
+        judge=judge_scenario("third party"),
+    ),
+    Exhibit(
+        paper=META,
+        exhibit="Figure 6c: several targets",
+        claim="with several targets at once the attack becomes less reliable",
+        quantity=_SUCCESS,
+        rule="reproduced: some succeed, and at most 80 % of the usual attack's rate; partly: fewer "
+        "than in the usual attack; neither if that succeeds less than half of the time; "
+        f"{_INTERVAL}",
+        experiment="metapoison/scenarios",
+        judge=judge_scenario("several targets"),
+    ),
+)

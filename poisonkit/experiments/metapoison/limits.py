@@ -1,0 +1,220 @@
+"""Beyond the paper: rounding, the spectral filter, and how much the choice of target matters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
+from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.steps import (
+    begin,
+    crafted,
+    draw_pair,
+    last_representation,
+    target_logits,
+    train_victim,
+)
+from poisonkit.experiments.metapoison.victims import attack, outcome, rows_by, runs
+from poisonkit.experiments.networks import Context, Transform
+from poisonkit.experiments.running import Experiment
+from poisonkit.experiments.settings import refuse_repeats
+from poisonkit.models import create, features
+from poisonkit.store import Json
+
+#: What is done to the poisons, or by the victim.
+MEASURES = ("rounded", "not rounded", "spectral filter")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig(MetaConfig):
+    """As :class:`MetaConfig`, with what is done to the poisons, or by the victim.
+
+    Attributes
+    ----------
+    measures : of :data:`MEASURES`. The filter takes as many images of each class as the
+        released code of Spectral Signatures does, since the number of poisons is not known.
+    """
+
+    measures: tuple[str, ...] = MEASURES
+
+
+def _units(config: LimitsConfig) -> list[Json]:
+    refuse_repeats(measures=config.measures)
+    for name in config.measures:
+        if name not in MEASURES:
+            raise unknown("measure", name, MEASURES)
+    return [run for name in config.measures for run in runs(config, measure=name)]
+
+
+def _check(config: LimitsConfig, unit: Json, context: Context) -> object:
+    found = begin(config, unit["pair"], context)
+    if unit["measure"] == "not rounded" and (config.recipe.crop_padding or config.recipe.flip):
+        raise PoisonkitError("poisons that are not rounded go without crops and flips")
+    last_representation(create(config.model, like=found[0].train, seed=0))
+    return found
+
+
+def _trial(config: LimitsConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
+    """Train a victim on a pair's poisons, as they are or otherwise."""
+    data, pair, cost = begin(config, unit["pair"], context)
+    poisons = crafted(config, data, pair, context, cost)
+    images, poisoned = poisons.last.apply(data.train, targets=pair.targets.x)
+    transform = None
+    if unit["measure"] == "not rounded":
+        transform = unrounded(poisons.last.images, poisons.images, images.checksum)
+    network, course = train_victim(
+        config, data, images, pair, unit["victim"], context, cost, transform=transform
+    )
+    numbers: Json = {}
+    if unit["measure"] == "spectral filter":
+        values = features(network, images.x, last_representation(network))
+        kept = spectral_filter(values, images.y, percentile=RELEASED_PERCENTILE).keep
+        numbers = {"kept": int(kept.sum()), "kept_poisons": int((kept & poisoned).sum())}
+        network, course = train_victim(
+            config, data, images.select(kept), pair, unit["victim"], context, cost
+        )
+    return {
+        **unit,
+        **numbers,
+        **outcome(pair, network, course, data),
+        "poisons": len(pair.rows),
+        "data_checksum": data.train.checksum,
+        "cost": cost.as_json(),
+    }, {}
+
+
+def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
+    """Return a transform that puts poisons as they were before rounding in place of the rounded.
+
+    Parameters
+    ----------
+    rounded : uint8 [n, C, H, W], as they are found in the batches.
+    images : float [n, C, H, W] in [0, 1].
+    checksum : of the training images with the rounded poisons.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Whole numbers, small enough for the sums to be exact: equal images have equal keys.
+    weights = torch.randint(1, 2**31, (rounded[0].numel(),), generator=generator)
+    weights = weights.double().to(rounded.device)
+
+    def key(x: Tensor) -> Tensor:
+        return x.flatten(1).double() @ weights
+
+    keys, order = key(rounded).sort()
+
+    def apply(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        own = key((255 * x).round())
+        place = torch.searchsorted(keys, own).clamp_max(len(keys) - 1)
+        found = keys[place] == own
+        x = x.clone()
+        x[found] = images[order[place[found]]]
+        return x
+
+    about: Json = {"poisons": "not rounded", "of": checksum}
+    return Transform(about=about, apply=apply)
+
+
+def _summary(config: LimitsConfig, trials: Sequence[Json]) -> Json:
+    rows = rows_by(trials, "measure")
+    for row in rows:
+        own = [trial for trial in trials if trial["measure"] == row["measure"]]
+        if "kept_poisons" in own[0]:
+            row["poisons"] = sum(trial["poisons"] for trial in own)
+            row["kept_poisons"] = sum(trial["kept_poisons"] for trial in own)
+    return {"rows": rows}
+
+
+LIMITS = Experiment(
+    name="metapoison/limits",
+    summary="beyond the paper: poisons that are not rounded, and the spectral filter",
+    version=1,
+    config=LimitsConfig,
+    profiles=profiles_of(paper={"pairs": 2}),
+    variants=VARIANTS,
+    units=_units,
+    trial=_trial,
+    check=_check,
+    summarise=_summary,
+)
+
+
+# Every target -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsConfig(MetaConfig):
+    """As :class:`MetaConfig`, for many targets of one class.
+
+    Attributes
+    ----------
+    tried : the first so many test images of the first pair's class of targets, each an
+        attack of its own.
+    """
+
+    tried: int = 1000
+
+
+def _target_units(config: TargetsConfig) -> list[Json]:
+    if config.tried < 1 or config.pairs != 1:
+        raise PoisonkitError("tried must be at least 1, and pairs 1")
+    return [
+        {"pair": 0, "target": target, "victim": victim}
+        for victim in range(config.victims)
+        for target in range(config.tried)
+    ]
+
+
+def _of_target(config: TargetsConfig, unit: Json, context: Context) -> TargetsConfig:
+    """Fix the classes of the first pair, and the target."""
+    train = context.load(config.dataset, "train", image_size=config.image_size)
+    test = context.load(config.dataset, "test", image_size=config.image_size)
+    pair = draw_pair(replace(config, poisons=1), train, test, 0)
+    return replace(
+        config,
+        poison_class=train.class_names[pair.poison_label],
+        target_class=train.class_names[int(pair.targets.y[0])],
+        target=unit["target"],
+    )
+
+
+def _target_check(config: TargetsConfig, unit: Json, context: Context) -> object:
+    return begin(_of_target(config, unit, context), 0, context)
+
+
+def _target_trial(
+    config: TargetsConfig, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
+    """Attack one target, and ask a network that was trained on clean images about it."""
+    chosen = _of_target(config, unit, context)
+    numbers, _ = attack(chosen, unit, context)
+    data, pair, cost = begin(chosen, 0, context)
+    clean, _ = train_victim(chosen, data, data.train, None, unit["victim"], context, cost)
+    logits = target_logits(clean, pair.targets).double()
+    numbers["clean_wanted_probability"] = float(logits.softmax(1)[0, pair.wanted])
+    numbers["clean_prediction"] = data.train.class_names[int(logits[0].argmax())]
+    own, other = numbers["cost"], cost.as_json()
+    seconds = {**own["seconds"], **other["seconds"]}
+    seconds[""] = own["seconds"][""] + other["seconds"][""]
+    commits = sorted({*own["commits"], *other["commits"]})
+    return {**numbers, "cost": {"seconds": seconds, "commits": commits}}, {}
+
+
+def _target_summary(config: TargetsConfig, trials: Sequence[Json]) -> Json:
+    return {"rows": rows_by(trials, "target"), "all": rows_by(trials, "pair")[0]}
+
+
+TARGETS = Experiment(
+    name="metapoison/targets",
+    summary="beyond the paper: success for each target of one class",
+    version=1,
+    config=TargetsConfig,
+    profiles=profiles_of(paper={"pairs": 1, "victims": 1}),
+    variants=VARIANTS,
+    units=_target_units,
+    trial=_target_trial,
+    check=_target_check,
+    summarise=_target_summary,
+)

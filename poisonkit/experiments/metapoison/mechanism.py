@@ -1,0 +1,239 @@
+"""Figure 6a and b: where the weights go, and how far poisons are from the target in features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poisonkit.attacks import polytope
+from poisonkit.attacks.surrounding import Procedure as CollisionProcedure
+from poisonkit.attacks.surrounding import Substitute
+from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.steps import (
+    VICTIM_SEEDS,
+    Data,
+    Pair,
+    begin,
+    crafted,
+    last_representation,
+    options_of,
+    train_victim,
+)
+from poisonkit.experiments.networks import Context
+from poisonkit.experiments.running import Experiment
+from poisonkit.images import ImageSet, batches
+from poisonkit.models import Classifier, create, evaluating, features
+from poisonkit.store import Json
+from poisonkit.training import Epoch, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class MechanismConfig(MetaConfig):
+    """As :class:`MetaConfig`, for a look at weights and features.
+
+    Attributes
+    ----------
+    arrows : places on the clean path at which the poisons' pull is shown.
+    collided : poisons that are made to collide with the target for comparison.
+    iterations : of that collision.
+    """
+
+    arrows: int = 8
+    collided: int = 50
+    iterations: int = 1000
+
+
+def _units(config: MechanismConfig) -> list[Json]:
+    return [{"pair": pair, "victim": 0} for pair in range(config.pairs)]
+
+
+def _check(config: MechanismConfig, unit: Json, context: Context) -> object:
+    data, pair, cost = begin(config, unit["pair"], context)
+    if config.arrows < 1 or config.collided < 1 or config.iterations < 1:
+        raise PoisonkitError("arrows, collided and iterations must be at least 1")
+    last_representation(_fresh(config, data, unit))
+    return data, pair, cost
+
+
+def _fresh(config: MetaConfig, data: Data, unit: Json) -> Classifier:
+    return create(
+        config.model,
+        like=data.train,
+        seed=config.seed + VICTIM_SEEDS + unit["victim"],
+        standardise=config.standardise,
+        **options_of(config),
+    )
+
+
+def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
+    data, pair, cost = begin(config, unit["pair"], context)
+    poisons = crafted(config, data, pair, context, cost)
+    poisoned, _ = poisons.last.apply(data.train, targets=pair.targets.x)
+    paths = {
+        name: weight_path(config, data, images, unit, context)
+        for name, images in (("clean", data.train), ("poisoned", poisoned))
+    }
+    numbers, arrays = plane_of(paths)
+    network = _fresh(config, data, unit)
+    places = torch.linspace(0, len(paths["clean"]) - 1, config.arrows).round().long()
+    pulls = [
+        pull(network, paths["clean"][place], data.train, poisoned) for place in places.unique()
+    ]
+    arrays["arrows.at"] = arrays["path.clean"][places.unique()]
+    arrays["arrows.to"] = torch.stack(pulls).double() @ arrays.pop("axes").T
+    clean, _ = train_victim(config, data, data.train, None, unit["victim"], context, cost)
+    victim, _ = train_victim(config, data, poisoned, pair, unit["victim"], context, cost)
+    collided = _collide(config, data, pair, clean)
+    rows = torch.tensor(pair.rows, device=data.train.device)
+    images = {
+        "bases": data.train.x[rows],
+        "poisons": poisons.last.images,
+        "collided": collided,
+    }
+    numbers["layers"] = layers_of(clean)
+    numbers["distances"] = {
+        f"{kind} in {name}": distances_by_layer(network, x, pair.targets)
+        for name, network, kinds in (
+            ("clean", clean, ("bases", "poisons", "collided")),
+            ("victim", victim, ("bases", "poisons")),
+        )
+        for kind, x in images.items()
+        if kind in kinds
+    }
+    return {
+        **unit,
+        **numbers,
+        "data_checksum": data.train.checksum,
+        "cost": cost.as_json(),
+    }, {name: tensor.float() for name, tensor in arrays.items()}
+
+
+# Weights ------------------------------------------------------------------------------------
+
+
+def weight_path(
+    config: MetaConfig, data: Data, images: ImageSet, unit: Json, context: Context
+) -> Tensor:
+    """Return all weights before the first epoch and after each one, [epochs + 1, P]."""
+    network = _fresh(config, data, unit)
+    path = [_flat(network)]
+
+    def keep(number: int, epoch: Epoch) -> None:
+        path.append(_flat(network))
+
+    seed = config.seed + VICTIM_SEEDS + unit["victim"]
+    label = "path"
+    fit(
+        network,
+        images,
+        config.recipe,
+        seed=seed,
+        on_epoch=keep,
+        progress=context.progress,
+        label=label,
+    )
+    return torch.stack(path)
+
+
+def _flat(network: nn.Module) -> Tensor:
+    return torch.cat([value.detach().flatten().cpu() for value in network.parameters()])
+
+
+def plane_of(paths: dict[str, Tensor]) -> tuple[Json, dict[str, Tensor]]:
+    """Project the paths on the two principal components of all their points together.
+
+    Returns
+    -------
+    The share of the variance that each component explains; the points ``path.NAME`` [n, 2],
+    and the components ``axes`` [2, P].
+    """
+    from sklearn.decomposition import PCA
+
+    points = torch.cat(list(paths.values())).double()
+    fitted = PCA(n_components=2, svd_solver="full")
+    found = torch.from_numpy(fitted.fit_transform(points.numpy()))
+    parts = found.split([len(path) for path in paths.values()])
+    arrays = {f"path.{name}": part for name, part in zip(paths, parts, strict=True)}
+    arrays["axes"] = torch.from_numpy(fitted.components_)
+    return {"explained": [float(share) for share in fitted.explained_variance_ratio_]}, arrays
+
+
+def pull(network: nn.Module, weights: Tensor, clean: ImageSet, poisoned: ImageSet) -> Tensor:
+    """Return by how much the descent on poisoned images differs from that on clean ones, [P].
+
+    Both are the negative slope of the mean loss over all images, in batches normalised by
+    themselves.
+    """
+    torch.nn.utils.vector_to_parameters(weights.to(clean.device), network.parameters())
+    network.train()
+    parameters = list(network.parameters())
+    total = torch.zeros_like(weights)
+    for images, sign in ((clean, 1.0), (poisoned, -1.0)):
+        for x, y in zip(batches(images.x, batch_size=500), images.y.split(500), strict=True):
+            loss = F.cross_entropy(network(x), y, reduction="sum") / len(images)
+            slopes = torch.autograd.grad(loss, parameters)
+            total += sign * torch.cat([slope.flatten().cpu() for slope in slopes])
+    return total
+
+
+# Features -----------------------------------------------------------------------------------
+
+
+def layers_of(network: Classifier) -> list[str]:
+    """Return the names of a network's parts in order, the last linear layer left out."""
+    return [name for name, _ in network.body.named_children() if name != "linear"]
+
+
+def distances_by_layer(network: Classifier, x: Tensor, targets: ImageSet) -> list[float]:
+    """Return the mean distance of images to the first target, relative to its norm, by layer.
+
+    Parameters
+    ----------
+    x : uint8 [n, C, H, W].
+    """
+    found = []
+    for layer in layers_of(network):
+        aim = features(network, targets.x[:1], layer)
+        apart = (features(network, x, layer) - aim).norm(dim=1)
+        found.append(float((apart / aim.norm()).double().mean()))
+    return found
+
+
+def _collide(config: MechanismConfig, data: Data, pair: Pair, network: Classifier) -> Tensor:
+    """Return images that collide with the first target in a network's last representation."""
+    with evaluating(network):
+        done = polytope.craft(
+            data.train,
+            [Substitute(network=network, taps=(last_representation(network),))],
+            pair.targets.select(torch.tensor([0], device=data.train.device)),
+            rows=pair.rows[: config.collided],
+            procedure=CollisionProcedure(
+                objective="collision",
+                epsilon=config.procedure.epsilon,
+                iterations=config.iterations,
+                dropout=False,
+            ),
+            seed=config.seed,
+        )
+    return done.poisons[0].images
+
+
+def _summary(config: MechanismConfig, trials: Sequence[Json]) -> Json:
+    return {"explained": [sum(trial["explained"]) for trial in trials]}
+
+
+MECHANISM = Experiment(
+    name="metapoison/mechanism",
+    summary="Figure 6a and b: weights on their way, and distances in feature space",
+    version=1,
+    config=MechanismConfig,
+    profiles=profiles_of(paper={"pairs": 2}),
+    variants=VARIANTS,
+    units=_units,
+    trial=_trial,
+    check=_check,
+    summarise=_summary,
+)

@@ -1,0 +1,111 @@
+"""The setting that the MetaPoison experiments share, and its scales."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from poisonkit.attacks.look_ahead import Procedure
+from poisonkit.training import Recipe
+
+
+def _victims() -> Recipe:
+    return Recipe(
+        learning_rate=0.1,
+        schedule="steps",
+        milestones=(0.8,),
+        weight_decay=0.0,
+        batch_size=125,
+        epochs=50,
+        crop_padding=0,
+        flip=False,
+        precision="float32",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaConfig:
+    """What the experiments have in common; the defaults are the workshop paper's (section 3).
+
+    The paper says that a target and a class of poisons are drawn at random. Of the
+    surrogates it gives the number, of the victims the batch size, rate, optimizer and the
+    epochs after which the rate falls (40, 60 and 80, of which 50 epochs reach the first).
+
+    Attributes
+    ----------
+    image_size : side in pixels to which images are resized; None keeps their size.
+    images_per_class : the first so many training images of each class; None is all.
+    pairs : attacks, each with a target and a class of poisons of its own, drawn from the seed.
+    poison_class, target_class : draw only within these classes; None is any.
+    target : the number of the target among the test images of its class; None draws it.
+    poisons : the first so many images of the poisons' class are changed.
+    targets : images of one class that the same poisons are for.
+    third_party : whether targets shall be taken for a class, drawn at random, that is neither
+        their own nor that of the poisons, instead of that of the poisons.
+    model, width : victims and surrogates, and channels of the first stage; None is the
+        network's own.
+    surrogate : the network that poisons are crafted with; None is the victims'.
+    standardise : what the networks do with their input, see :func:`poisonkit.models.create`.
+    procedure : how poisons are crafted.
+    kept_every : the poisons before every so many crafting steps are kept.
+    victims : networks that are trained on each pair's poisons, each from weights of its own.
+    recipe : how victims are trained.
+    tested_per_class : accuracies are measured on so many test images of each class.
+    """
+
+    profile: Literal["quick", "small", "paper"] = "paper"
+    variant: Literal["paper", "released"] = "paper"
+    dataset: str = "cifar10"
+    image_size: int | None = None
+    images_per_class: int | None = None
+    seed: int = 0
+    pairs: int = 10
+    poison_class: str | None = None
+    target_class: str | None = None
+    target: int | None = None
+    poisons: int = 5000
+    targets: int = 1
+    third_party: bool = False
+    model: str = "resnet20"
+    width: int | None = None
+    surrogate: str | None = None
+    standardise: Literal["data", "none", "bytes"] = "data"
+    procedure: Procedure = field(default_factory=Procedure)
+    kept_every: int = 10
+    victims: int = 8
+    recipe: Recipe = field(default_factory=_victims)
+    tested_per_class: int = 1000
+
+
+QUICK: Mapping[str, object] = {}
+SMALL: Mapping[str, object] = {}
+#: What the later, public code does where it differs from the workshop paper.
+RELEASED: Mapping[str, object] = {
+    "model": "five_block_cnn",
+    "procedure.epsilon": 8 / 255,
+    "procedure.colour": 0.04,
+    "procedure.objective": "margin",
+    "procedure.losses": "all",
+    "procedure.surrogates": 24,
+    "recipe.momentum": 0.0,
+    "recipe.epochs": 200,
+    "recipe.milestones": (0.5, 0.75),
+}
+
+
+def profiles_of(
+    *,
+    quick: Mapping[str, object] | None = None,
+    small: Mapping[str, object] | None = None,
+    paper: Mapping[str, object] | None = None,
+) -> Mapping[str, Mapping[str, object]]:
+    """Return the profiles, each with options of an experiment's own."""
+    stated = paper or {}
+    return {
+        "quick": {**stated, **QUICK, **(quick or {})},
+        "small": {**stated, **SMALL, **(small or {})},
+        "paper": stated,
+    }
+
+
+#: The paper's variant changes nothing.
+VARIANTS: Mapping[str, Mapping[str, object]] = {"paper": {}, "released": RELEASED}

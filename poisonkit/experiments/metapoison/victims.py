@@ -1,0 +1,103 @@
+"""What the MetaPoison trials have in common: networks trained from scratch on poisons."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from poisonkit.experiments.metapoison.setting import MetaConfig
+from poisonkit.experiments.metapoison.steps import (
+    Data,
+    Pair,
+    begin,
+    crafted,
+    target_logits,
+    train_victim,
+)
+from poisonkit.experiments.networks import Context, Cost
+from poisonkit.models import Classifier
+from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.store import Json
+
+
+def runs(config: MetaConfig, **kind: object) -> list[Json]:
+    """One run for each victim of each pair; workers begin with different pairs."""
+    return [
+        {**kind, "pair": pair, "victim": victim}
+        for victim in range(config.victims)
+        for pair in range(config.pairs)
+    ]
+
+
+def check(config: MetaConfig, unit: Json, context: Context) -> tuple[Data, Pair, Cost]:
+    """Refuse what a trial could not do."""
+    return begin(config, unit["pair"], context)
+
+
+def attack(config: MetaConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
+    """Train a victim on a pair's poisons as they are after their last crafting step."""
+    data, pair, cost = begin(config, unit["pair"], context)
+    poisons = crafted(config, data, pair, context, cost)
+    images, _ = poisons.last.apply(data.train, targets=pair.targets.x)
+    network, course = train_victim(config, data, images, pair, unit["victim"], context, cost)
+    return {
+        **unit,
+        **outcome(pair, network, course, data),
+        "poisons": len(pair.rows),
+        "training_images": len(data.train),
+        "largest_change": int(poisons.last.verify(data.train).max()),
+        "data_checksum": data.train.checksum,
+        "cost": cost.as_json(),
+    }, {}
+
+
+def outcome(pair: Pair, network: Classifier, course: Json, data: Data) -> Json:
+    """Return what became of a pair's targets, in the end and from epoch to epoch."""
+    names = data.train.class_names
+    probabilities = target_logits(network, pair.targets).double().softmax(1)
+    return {
+        "poison_class": names[pair.poison_label],
+        "target_class": names[int(pair.targets.y[0])],
+        "wanted_class": names[pair.wanted],
+        "targets": list(pair.numbers),
+        "predictions": [names[label] for label in probabilities.argmax(1).tolist()],
+        "wanted_probability": probabilities[:, pair.wanted].tolist(),
+        "course": {
+            name: course[name]
+            for name in course
+            if name == "test" or name.endswith(("target_loss", "success", "accuracy"))
+        },
+    }
+
+
+def success(trials: Sequence[Json], *, way: str = "") -> Json:
+    """Return how many targets were given the wanted label after the last epoch.
+
+    Parameters
+    ----------
+    way : ``in_batch_`` for targets that are normalised together with training images.
+    """
+    targets = sum(len(trial["targets"]) for trial in trials)
+    hits = round(
+        sum(trial["course"][f"{way}success"][-1] * len(trial["targets"]) for trial in trials)
+    )
+    low, high = wilson(hits, targets)
+    return {"hits": hits, "targets": targets, "rate": hits / targets, "low": low, "high": high}
+
+
+def row_of(trials: Sequence[Json]) -> Json:
+    """Return success both ways, and mean and deviation of the accuracy, over some trials."""
+    mean, deviation = mean_and_deviation([trial["course"]["test"][-1] for trial in trials])
+    return {
+        **success(trials),
+        "in_batch": success(trials, way="in_batch_"),
+        "accuracy": {"mean": mean, "deviation": deviation},
+        "victims": len(trials),
+    }
+
+
+def rows_by(trials: Sequence[Json], *keys: str) -> list[Json]:
+    """Return a row for each combination of values that trials have under some keys."""
+    kinds: dict[tuple[object, ...], list[Json]] = {}
+    for trial in trials:
+        kinds.setdefault(tuple(trial[key] for key in keys), []).append(trial)
+    return [{**dict(zip(keys, kind, strict=True)), **row_of(own)} for kind, own in kinds.items()]

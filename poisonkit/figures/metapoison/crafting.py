@@ -1,0 +1,140 @@
+"""Figures 2 and 3: poisons, and the target's loss and success from step to step."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from poisonkit.plots import COLOURS, Slider, change_of, panels, show_images, slider
+from poisonkit.statistics import mean_and_deviation
+from poisonkit.store import Json, Record
+
+
+def _first_pair(record: Record) -> tuple[int, Json]:
+    """Return the trial that holds the pictures of the first pair, and its number."""
+    trials = record.metrics["trials"]
+    number = next(k for k, trial in enumerate(trials) if "unrolled" in trial and not trial["pair"])
+    return number, trials[number]
+
+
+def kept_steps(record: Record) -> list[int]:
+    """Return after how many crafting steps victims were trained."""
+    return [int(row["crafted"]) for row in record.metrics["rows"]]
+
+
+def poisons_figure(record: Record, kept: int | None = None) -> Figure:
+    """Draw Figure 2: the target, some poisons, what they were, and how they were changed.
+
+    Parameters
+    ----------
+    kept : which of the kept steps to show; the last one by default.
+    """
+    number, trial = _first_pair(record)
+    last = len(kept_steps(record)) - 1
+    chosen = last if kept is None else kept
+    arrays = record.arrays
+    return draw_poisons(
+        arrays[f"{number}.pictures.target"][0],
+        arrays[f"{number}.pictures.bases"],
+        arrays[f"{number}.pictures.poisons.{chosen}"],
+        limit=trial["largest_change"] / 255,
+        words=(trial["target_class"], trial["poison_class"]),
+    )
+
+
+def draw_poisons(
+    target: Tensor, bases: Tensor, poisons: Tensor, *, limit: float, words: tuple[str, str]
+) -> Figure:
+    """Draw a target [C, H, W], bases and poisons [n, C, H, W], and the poisons' changes.
+
+    Grey is no change; black and white are ``limit``.
+    """
+    shown = min(len(bases), 6)
+    figure, axes = panels(3, 1 + shown, size=(9, 4.6))
+    for part in axes.flat:
+        part.set_axis_off()
+    show_images(axes[0][0], target, f"target: {words[0]}")
+    for line, text in ((1, "poisons"), (2, "their\nchange")):
+        axes[line][0].text(0.5, 0.5, text, ha="center", va="center", fontsize="small")
+    for place in range(shown):
+        show_images(axes[0][1 + place], bases[place], f"base: {words[1]}" if not place else "")
+        show_images(axes[1][1 + place], poisons[place], "")
+        show_images(axes[2][1 + place], change_of(poisons[place], bases[place], limit), "")
+    return figure
+
+
+def poisons_slider(record: Record) -> Slider:
+    """Return :func:`poisons_figure` behind a slider over the crafting steps."""
+    steps = kept_steps(record)
+    frames = [(f"after {step} steps", poisons_figure(record, k)) for k, step in enumerate(steps)]
+    return slider(frames, label="crafting step", start=len(frames) - 1)
+
+
+def losses_figure(record: Record) -> Figure:
+    """Draw Figure 3a: the target's loss towards the wanted label, in surrogates and victims.
+
+    Lines are means over the pairs; the bars of victims are standard deviations over all of
+    them.
+    """
+    trials = record.metrics["trials"]
+    figure, [[axes]] = panels(1, 1, size=(8.5, 4))
+    for name, label, colour in (
+        ("unaffected", "surrogates as they are", "clean"),
+        ("unrolled", "surrogates after the unrolled steps", "after"),
+    ):
+        values = np.array([trial[name] for trial in trials if name in trial])
+        axes.plot(range(values.shape[1]), values.mean(0), color=COLOURS[colour], label=label)
+    _with_bars(axes, record, "target_loss", "victims, last epoch", scale=1.0)
+    wanted = record.config["procedure"]["objective"]
+    note = "" if wanted == "cross-entropy" else " (surrogates: margin)"
+    axes.set(xlabel="crafting step", ylabel=f"target's loss, cross-entropy{note}")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _with_bars(axes: Axes, record: Record, name: str, label: str, *, scale: float) -> None:
+    means, bars = [], []
+    for step in kept_steps(record):
+        values = [
+            scale * trial["course"][name][-1]
+            for trial in record.metrics["trials"]
+            if trial["crafted"] == step
+        ]
+        mean, deviation = mean_and_deviation(values)
+        means.append(mean)
+        bars.append(deviation or 0.0)
+    axes.errorbar(
+        kept_steps(record), means, bars, fmt="o-", color=COLOURS["poisoned"], capsize=3, label=label
+    )
+
+
+def steps_figure(record: Record) -> Figure:
+    """Draw Figure 3b: success in victims, and their accuracy, by crafting step.
+
+    Bars of the success are 95 % intervals over targets and victims, those of the accuracy
+    standard deviations.
+    """
+    rows = record.metrics["rows"]
+    steps = kept_steps(record)
+    figure, [[left, right]] = panels(1, 2, size=(8.5, 3.8))
+    for own, label, colour, offset in (
+        (rows, "eval mode", "poisoned", 0.0),
+        ([row["in_batch"] for row in rows], "in a training batch", "after", 0.4),
+    ):
+        rates = np.array([[100 * row[key] for row in own] for key in ("rate", "low", "high")])
+        left.errorbar(
+            [step + offset for step in steps],
+            rates[0],
+            [rates[0] - rates[1], rates[2] - rates[0]],
+            fmt="o-",
+            color=COLOURS[colour],
+            capsize=3,
+            label=label,
+        )
+    left.set(xlabel="crafting step", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
+    left.legend(fontsize="small", title="target normalised")
+    means = [100 * row["accuracy"]["mean"] for row in rows]
+    bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
+    right.errorbar(steps, means, bars, fmt="o-", color=COLOURS["clean"], capsize=3)
+    right.set(xlabel="crafting step", ylabel="accuracy on test images (%)", ylim=(0, 103))
+    return figure

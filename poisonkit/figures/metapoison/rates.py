@@ -1,0 +1,124 @@
+"""Figures 5 and 6c, and all else that is a rate of success under one change."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from poisonkit.figures.common import plain
+from poisonkit.figures.deep_confuse.shared import class_colours, legend_below
+from poisonkit.figures.metapoison.victims import counted
+from poisonkit.plots import COLOURS, panels
+from poisonkit.store import Record
+
+_KEYS = ("change", "scenario", "switch", "measure", "budget")
+
+
+def _key(record: Record) -> str:
+    return next(key for key in _KEYS if key in record.metrics["rows"][0])
+
+
+def rates_figure(record: Record) -> Figure:
+    """Draw the rate of success for each change, with 95 % intervals; small dots are single pairs.
+
+    Full circles are targets in eval mode, open ones targets within a training batch.
+    """
+    key, rows = _key(record), record.metrics["rows"]
+    figure, [[axes]] = panels(1, 1, size=(8.5, 1.6 + 0.5 * len(rows)))
+    pairs = record.metrics.get("by_pair", [])
+    for place, row in enumerate(rows):
+        for own, offset, filled in ((row, -0.12, True), (row["in_batch"], 0.12, False)):
+            shade = COLOURS["poisoned"]
+            y = place + offset
+            axes.plot((100 * own["low"], 100 * own["high"]), (y, y), color=shade, lw=1.5)
+            axes.plot(100 * own["rate"], y, "o", color=shade, mfc=shade if filled else "white")
+        single = [100 * one["rate"] for one in pairs if one[key] == row[key]]
+        axes.plot(single, [place - 0.12] * len(single), ".", color="black", ms=4, alpha=0.6)
+    axes.plot([], [], "o", color=COLOURS["poisoned"], label="eval mode")
+    axes.plot([], [], "o", color=COLOURS["poisoned"], mfc="white", label="in a training batch")
+    if pairs:
+        axes.plot([], [], ".", color="black", ms=4, label="one pair, eval mode")
+    axes.set_yticks(range(len(rows)), [str(row[key]) for row in rows])
+    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xlabel("targets given the wanted label (%)")
+    axes.grid(axis="x", alpha=0.3)
+    legend_below(figure, axes)
+    return figure
+
+
+def rates_table(record: Record) -> Styler:
+    """Return the numbers behind :func:`rates_figure`, one line a change."""
+    key = _key(record)
+    lines = []
+    for row in record.metrics["rows"]:
+        mean, deviation = row["accuracy"]["mean"], row["accuracy"]["deviation"]
+        spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+        line = {
+            key.capitalize(): str(row[key]),
+            "Success": counted(row),
+            "In a training batch": counted(row["in_batch"]),
+            "Accuracy": f"{100 * mean:.1f}{spread} %",
+            "Victims": str(row["victims"]),
+        }
+        if "kept_poisons" in row:
+            line["Poisons left"] = f"{row['kept_poisons']} of {row['poisons']}"
+        lines.append(line)
+    return plain(pd.DataFrame(lines).fillna("-"))
+
+
+def budget_figure(record: Record) -> Figure:
+    """Draw Figure 5a: success by the number of poisons, one line a pair, and their mean.
+
+    Bars are 95 % intervals over the victims of all pairs.
+    """
+    rows, pairs = record.metrics["rows"], record.metrics["by_pair"]
+    figure, [[left, right]] = panels(1, 2, size=(9, 3.8))
+    rates = np.array([[100 * row[key] for row in rows] for key in ("rate", "low", "high")])
+    budgets = [row["budget"] for row in rows]
+    left.errorbar(
+        budgets,
+        rates[0],
+        [rates[0] - rates[1], rates[2] - rates[0]],
+        fmt="o-",
+        color=COLOURS["poisoned"],
+        capsize=3,
+        label="all pairs",
+        zorder=3,
+    )
+    numbers = sorted({row["pair"] for row in pairs})
+    for colour, number in zip(class_colours(len(numbers)), numbers, strict=True):
+        own = [row for row in pairs if row["pair"] == number]
+        trial = next(t for t in record.metrics["trials"] if t["pair"] == number)
+        label = f"{trial['target_class']} as {trial['wanted_class']}"
+        values = [100 * row["rate"] for row in own]
+        left.plot([row["budget"] for row in own], values, ".--", color=colour, lw=1, label=label)
+    left.set(xlabel="poisons", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
+    left.legend(fontsize="small")
+    means = [100 * row["accuracy"]["mean"] for row in rows]
+    bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
+    right.errorbar(budgets, means, bars, fmt="o-", color=COLOURS["clean"], capsize=3)
+    right.set(xlabel="poisons", ylabel="accuracy on test images (%)", ylim=(0, 103))
+    return figure
+
+
+def targets_figure(record: Record) -> Figure:
+    """Draw for each target how near a clean network was to the wanted label, and the success."""
+    trials = record.metrics["trials"]
+    figure, [[axes]] = panels(1, 1, size=(8.5, 4))
+    for success, label, colour in (
+        (1.0, "given the wanted label", "poisoned"),
+        (0.0, "not given it", "clean"),
+    ):
+        own = [trial for trial in trials if trial["course"]["success"][-1] == success]
+        x = [max(trial["clean_wanted_probability"], 1e-12) for trial in own]
+        y = [max(trial["wanted_probability"][0], 1e-12) for trial in own]
+        axes.plot(x, y, "o", color=COLOURS[colour], alpha=0.8, label=f"{label} ({len(own)})")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="probability of the wanted label, network trained on clean images",
+        ylabel="the same, on poisons",
+    )
+    axes.axline((1, 1), slope=1, color=COLOURS["reference"], ls="--", zorder=0)
+    axes.legend(fontsize="small")
+    return figure

@@ -1,0 +1,90 @@
+"""Figure 4: what becomes of targets while victims train."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from poisonkit.figures.common import plain
+from poisonkit.figures.deep_confuse.shared import class_colours, legend_below
+from poisonkit.plots import panels
+from poisonkit.store import Json, Record
+
+
+def _by_pair(record: Record) -> tuple[dict[int, list[Json]], list[Json]]:
+    trials = record.metrics["trials"]
+    pairs: dict[int, list[Json]] = {}
+    for trial in trials:
+        if trial["pair"] is not None:
+            pairs.setdefault(trial["pair"], []).append(trial)
+    return pairs, [trial for trial in trials if trial["pair"] is None]
+
+
+def _called(trial: Json) -> str:
+    number = trial["targets"][0]
+    return f"{trial['target_class']} {number} as {trial['wanted_class']}"
+
+
+def curves_figure(record: Record) -> Figure:
+    """Draw Figure 4: target loss, success and accuracy by epoch.
+
+    One full line for each pair, a mean over its victims; dashed is what victims trained on
+    clean images make of the same target. A pair's curves have one colour.
+    """
+    pairs, clean = _by_pair(record)
+    figure, [axes] = panels(1, 3, size=(9.5, 4.4))
+    parts = (
+        ("target_loss", "target's loss towards the wanted label", 1.0),
+        ("success", "victims that give it (%)", 100.0),
+        ("test", "accuracy on test images (%)", 100.0),
+    )
+    for axis, (name, label, factor) in zip(axes, parts, strict=True):
+        for colour, (pair, own) in zip(class_colours(len(pairs)), pairs.items(), strict=True):
+            values = factor * np.array([trial["course"][name] for trial in own])
+            epochs = np.arange(1, values.shape[1] + 1)
+            axis.plot(epochs, values.mean(0), color=colour, label=_called(own[0]))
+            key = name if name == "test" else f"pair{pair}_{name}"
+            untouched = factor * np.array([trial["course"][key] for trial in clean])
+            axis.plot(epochs, untouched.mean(0), color=colour, ls="--", lw=1, alpha=0.7)
+        axis.set(xlabel="epoch", ylabel=label)
+        if factor == 100:
+            axis.set_ylim(-3, 103)
+    axes[1].plot([], [], color="black", ls="--", lw=1, label="clean images")
+    legend_below(figure, axes[1], columns=3)
+    return figure
+
+
+def victims_table(record: Record) -> Styler:
+    """Return what is left in the end, one line a pair."""
+    pairs, _ = _by_pair(record)
+    lines = []
+    for row in record.metrics["rows"]:
+        own = pairs[row["pair"]]
+        lines.append(
+            {
+                "Target, wanted": _called(own[0]),
+                "Poisons": f"{own[0]['poisons']} of class {own[0]['poison_class']}",
+                "Success": counted(row),
+                "In a training batch": counted(row["in_batch"]),
+                "Clean victims": f"{100 * row['clean_success']:.0f} %",
+                "Accuracy": f"{100 * row['accuracy']['mean']:.1f} %",
+            }
+        )
+    whole = record.metrics["all"]
+    lines.append(
+        {
+            "Target, wanted": "all",
+            "Poisons": "",
+            "Success": counted(whole),
+            "In a training batch": counted(whole["in_batch"]),
+            "Clean victims": "",
+            "Accuracy": f"{100 * whole['accuracy']['mean']:.1f} % "
+            f"(clean: {100 * record.metrics['clean_accuracy']:.1f} %)",
+        }
+    )
+    return plain(pd.DataFrame(lines))
+
+
+def counted(row: Json) -> str:
+    """Return a rate of success in words."""
+    return f"{row['hits']} of {row['targets']} ({100 * row['rate']:.0f} %)"
