@@ -14,7 +14,7 @@ from poisonkit.attacks.batch_statistics import use_batch_statistics
 from poisonkit.attacks.look_ahead import Procedure, margin
 from poisonkit.attacks.metapoison import craft
 from poisonkit.attacks.surrogates import Surrogates
-from poisonkit.attacks.unrolled import target_losses
+from poisonkit.attacks.unrolled import target_losses, target_slope
 from poisonkit.errors import PoisonkitError
 from poisonkit.models import Classifier, create
 
@@ -120,11 +120,26 @@ def test_the_gradient_by_pixels_is_that_of_finite_differences(normalised, steps)
         assert float((slope * direction).sum()) == pytest.approx(float(rise.detach()), rel=1e-6)
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (0.0, 0.5, 0.5), (0.2, 0.0, 0.3, 1.5)])
+def test_steps_taken_once_more_on_the_way_back_give_the_same_gradient(normalised, weights):
+    model, theta, batches, targets, wanted = unrolled_problem(normalised, len(weights) - 1)
+    (first, y), *later = batches
+    x = first.clone().requires_grad_()
+    expected = target_losses(model, theta, [(x, y), *later], targets, wanted, rate=0.3)
+    total = (expected * torch.tensor(weights, dtype=torch.float64)).sum()
+    losses, slope = target_slope(model, theta, batches, targets, wanted, rate=0.3, weights=weights)
+    torch.testing.assert_close(losses, expected.detach())
+    torch.testing.assert_close(slope, torch.autograd.grad(total, x)[0])
+    assert not any(value.requires_grad for value in theta.values())
+
+
 def test_the_network_and_its_weights_are_left_as_they_are():
     model, theta, batches, targets, wanted = unrolled_problem()
     before = {name: value.clone() for name, value in theta.items()}
     state = {name: value.clone() for name, value in model.state_dict().items()}
     target_losses(model, theta, batches, targets, wanted, rate=0.3)
+    target_slope(model, theta, batches, targets, wanted, rate=0.3, weights=(0.0, 0.0, 1.0))
     assert all(torch.equal(theta[name], before[name]) for name in before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
@@ -246,6 +261,17 @@ def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(scene, 
         ):
             theta[name] = value - rate * part
     assert torch.allclose(slopes[0], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("losses", ["last", "all"])
+def test_the_poisons_are_the_same_with_the_memory_of_one_step(scene, losses):
+    procedure = replace(SHORT, steps=1, losses=losses, optimizer="sign")
+    stored = crafted(scene, procedure)
+    recomputed = crafted(scene, replace(procedure, recompute=True))
+    torch.testing.assert_close(recomputed.unrolled, stored.unrolled)
+    # A slope of nearly zero may change its sign.
+    same = (recomputed.images - stored.images).abs() < 1e-5
+    assert float(same.double().mean()) > 0.999
 
 
 def test_unrolling_on_the_poisons_lowers_the_targets_loss(scene):

@@ -14,12 +14,16 @@ TINY_OF = {
     "proposition": {"trials": 2},
 }
 #: Deep Confuse's trials are those of a generator, and classifiers are repeated for each;
-#: Convex Polytope has targets.
+#: Convex Polytope has targets, and MetaPoison surrogates and steps.
 TINY_IN = {
     "deep_confuse": {
         "trials": 1,
         "repeats": 1,
         "options": {"recipe.epochs": 1, "select_epochs": 1, "images_per_class": 40},
+    },
+    "metapoison": {
+        "steps": 2,
+        "options": {"recipe.epochs": 1, "procedure.surrogates": 2},
     },
     "convex_polytope": {
         "targets": 2,

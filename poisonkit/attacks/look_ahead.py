@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poisonkit.attacks.surrogates import Surrogates
-from poisonkit.attacks.unrolled import Objective, target_losses
+from poisonkit.attacks.unrolled import Objective, target_losses, target_slope
 from poisonkit.errors import PoisonkitError, unknown
 
 
@@ -37,6 +37,8 @@ class Procedure:
         the ``poisoned`` ones.
     losses : take the target's loss after the ``last`` unrolled step (Algorithm 1), or its mean
         over ``all`` of them, as the released code does.
+    recompute : take the unrolled steps without keeping what their derivative needs, and take
+        them again for it: the memory of one step for any K, a third more time.
     objective : ``cross-entropy``; or ``margin``, by how much the largest other logit exceeds
         the wanted one.
     optimizer : ``adam``, or ``sign`` of the gradient.
@@ -58,6 +60,7 @@ class Procedure:
     batch_size: int = 125
     trajectory: Literal["clean", "poisoned"] = "clean"
     losses: Literal["last", "all"] = "last"
+    recompute: bool = False
     objective: Literal["cross-entropy", "margin"] = "cross-entropy"
     optimizer: Literal["adam", "sign"] = "adam"
     learning_rate: float = 200 / 255
@@ -184,6 +187,23 @@ def _meta_gradient(
 
     Poisons in the later batches are as they are; no gradient goes to them.
     """
+    objective = OBJECTIVES[procedure.objective]
+    if procedure.recompute:
+        count = len(batches) - 1
+        weights = (
+            [0.0] + [1 / count] * count if procedure.losses == "all" else [0.0] * count + [1.0]
+        )
+        losses, slope = target_slope(
+            network,
+            parameters,
+            batches,
+            targets,
+            wanted,
+            rate=rate,
+            weights=weights,
+            objective=objective,
+        )
+        return losses, slope[poisoned]
     (x, y), *later = batches
     own = x[poisoned].requires_grad_()
     x = x.index_put((torch.nonzero(poisoned).flatten(),), own)
@@ -194,7 +214,7 @@ def _meta_gradient(
         targets,
         wanted,
         rate=rate,
-        objective=OBJECTIVES[procedure.objective],
+        objective=objective,
     )
     (slope,) = torch.autograd.grad(_taken(losses, procedure), own)
     return losses.detach(), slope

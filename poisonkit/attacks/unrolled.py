@@ -103,12 +103,79 @@ def target_losses(
     return torch.stack(losses)
 
 
+def target_slope(
+    network: nn.Module,
+    parameters: Parameters,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    targets: Tensor,
+    wanted: Tensor,
+    *,
+    rate: float,
+    weights: Sequence[float],
+    objective: Objective = F.cross_entropy,
+) -> tuple[Tensor, Tensor]:
+    """Differentiate a weighted sum of :func:`target_losses` with one step's graph at a time.
+
+    The steps are taken without a graph, and each is computed once more on the way back, so
+    that K of them need the memory of one, and K more sets of weights. The arguments are those
+    of :func:`target_losses`.
+
+    Parameters
+    ----------
+    weights : K + 1 factors, one for each loss.
+
+    Returns
+    -------
+    The losses [K + 1], and the gradient of their sum by the first batch's images [B, C, H, W].
+    """
+    theta = {name: value.detach().clone() for name, value in parameters.items()}
+    path = [theta]
+    for x, y in batches[:-1]:
+        theta = {name: value.clone() for name, value in theta.items()}
+        descend(network, theta, x.detach(), y, rate=rate, beside=targets)
+        path.append(theta)
+    losses: list[Tensor] = []
+    flow: list[Tensor] = []
+    first = batches[0][0].detach().requires_grad_()
+    for number in reversed(range(len(batches))):
+        x, y = batches[number]
+        x = first if number == 0 else x.detach()
+        own = {name: value.requires_grad_() for name, value in path.pop().items()}
+        logits = functional_call(network, own, (torch.cat([x, targets]),))
+        loss = objective(logits[len(x) :], wanted)
+        losses.append(loss.detach())
+        total = weights[number] * loss
+        if flow:
+            inner = F.cross_entropy(logits[: len(x)], y)
+            slopes = torch.autograd.grad(inner, list(own.values()), create_graph=True)
+            pairs = zip(slopes, flow, strict=True)
+            total = total - rate * torch.stack([(s * f).sum() for s, f in pairs]).sum()
+        if number == 0:
+            (slope,) = torch.autograd.grad(total, first)
+            break
+        back = torch.autograd.grad(total, list(own.values()))
+        flow = [b + f for b, f in zip(back, flow, strict=True)] if flow else list(back)
+    return torch.stack(losses[::-1]), slope
+
+
 def descend(
-    network: nn.Module, parameters: Parameters, x: Tensor, y: Tensor, *, rate: float
+    network: nn.Module,
+    parameters: Parameters,
+    x: Tensor,
+    y: Tensor,
+    *,
+    rate: float,
+    beside: Tensor | None = None,
 ) -> Tensor:
-    """Take one step of plain gradient descent in place, and return the loss before it."""
+    """Take one step of plain gradient descent in place, and return the loss before it.
+
+    Parameters
+    ----------
+    beside : images that are part of the batch when it is normalised, and not trained on.
+    """
     theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    loss = F.cross_entropy(functional_call(network, theta, (x,)), y)
+    batch = x if beside is None else torch.cat([x, beside])
+    loss = F.cross_entropy(functional_call(network, theta, (batch,))[: len(x)], y)
     slopes = torch.autograd.grad(loss, list(theta.values()))
     for value, slope in zip(parameters.values(), slopes, strict=True):
         value.sub_(slope, alpha=rate)

@@ -141,10 +141,11 @@ def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
     def judge(record: Record) -> Outcome | None:
         rows = {row["scenario"]: row for row in record.metrics["rows"]}
         own, usual = rows[name], rows["one target"]
-        share = own["rate"] / usual["rate"] if usual["rate"] else 0.0
         verdict: Verdict = "not"
         if usual["rate"] < OFTEN:
             return _rate(own, verdict)
+        # Of whole numbers, so that four fifths are 0.8: 0.6 / 0.75 is less.
+        share = own["hits"] * usual["targets"] / (usual["hits"] * own["targets"])
         if name == "third party":
             verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
         elif own["hits"]:

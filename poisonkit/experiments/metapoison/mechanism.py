@@ -230,7 +230,11 @@ MECHANISM = Experiment(
     summary="Figure 6a and b: weights on their way, and distances in feature space",
     version=1,
     config=MechanismConfig,
-    profiles=profiles_of(paper={"pairs": 2}),
+    profiles=profiles_of(
+        paper={"pairs": 2},
+        quick={"arrows": 6, "collided": 10, "iterations": 200},
+        small={"pairs": 2, "collided": 20, "iterations": 200},
+    ),
     variants=VARIANTS,
     units=_units,
     trial=_trial,

@@ -41,6 +41,7 @@ class MetaConfig:
     targets : images of one class that the same poisons are for.
     third_party : whether targets shall be taken for a class, drawn at random, that is neither
         their own nor that of the poisons, instead of that of the poisons.
+    wanted_class : what targets shall be taken for; None leaves it to ``third_party``.
     model, width : victims and surrogates, and channels of the first stage; None is the
         network's own.
     surrogate : the network that poisons are crafted with; None is the victims'.
@@ -65,6 +66,7 @@ class MetaConfig:
     poisons: int = 5000
     targets: int = 1
     third_party: bool = False
+    wanted_class: str | None = None
     model: str = "resnet20"
     width: int | None = None
     surrogate: str | None = None
@@ -76,8 +78,49 @@ class MetaConfig:
     tested_per_class: int = 1000
 
 
-QUICK: Mapping[str, object] = {}
-SMALL: Mapping[str, object] = {}
+#: A laptop's: few small digits, a narrow network, changes that can be seen. Digits are easily
+#: told apart, and surrogates that stay on the clean path craft poisons without effect.
+QUICK: Mapping[str, object] = {
+    "dataset": "digits",
+    "image_size": 8,
+    "images_per_class": 60,
+    "poison_class": "1",
+    "target_class": "8",
+    "pairs": 2,
+    "poisons": 60,
+    "model": "small_cnn",
+    "width": 4,
+    "procedure.epsilon": 0.4,
+    "procedure.colour": 0.0,
+    "procedure.steps": 20,
+    "procedure.unroll": 1,
+    "procedure.surrogates": 6,
+    "procedure.warmup_epochs": 1,
+    "procedure.batch_size": 50,
+    "procedure.trajectory": "poisoned",
+    "procedure.learning_rate": 0.3,
+    "victims": 3,
+    "recipe.batch_size": 50,
+    "recipe.epochs": 20,
+    "tested_per_class": 30,
+}
+#: Two CPU cores': a tenth of the data, as in the released code's quick start, its small network,
+#: and fewer surrogates and steps.
+SMALL: Mapping[str, object] = {
+    "images_per_class": 500,
+    "poisons": 500,
+    "pairs": 4,
+    "model": "five_block_cnn",
+    "procedure.steps": 16,
+    "procedure.unroll": 1,
+    "procedure.surrogates": 4,
+    "procedure.stagger": 4,
+    "procedure.warmup_epochs": 2,
+    "kept_every": 4,
+    "victims": 4,
+    "recipe.epochs": 20,
+    "tested_per_class": 200,
+}
 #: What the later, public code does where it differs from the workshop paper.
 RELEASED: Mapping[str, object] = {
     "model": "five_block_cnn",

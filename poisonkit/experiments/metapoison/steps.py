@@ -84,13 +84,27 @@ def begin(config: MetaConfig, number: int, context: Context) -> tuple[Data, Pair
     for name in ("pairs", "victims", "targets", "poisons", "kept_every", "tested_per_class"):
         if getattr(config, name) < 1:
             raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
+    if config.procedure.colour and train.channels != 3:
+        raise PoisonkitError(
+            f"recolouring needs 3 channels, not the {train.channels} of {train.name}"
+        )
     pair = draw_pair(config, train, test, number)
     metapoison.check_request(train, pair.targets, [pair.wanted] * len(pair.targets), rows=pair.rows)
-    for model in {config.model, config.surrogate or config.model}:
-        create(model, like=train, seed=0, **options_of(config))
+    for model in dict.fromkeys((config.model, config.surrogate or config.model)):
+        _try(create(model, like=train, seed=0, **options_of(config)), model, pair.targets)
     Sampler(train, config.recipe, seed=0)
     tested = test.first_per_class(config.tested_per_class)
     return Data(train=train, test=tested), pair, cost
+
+
+def _try(network: Classifier, name: str, images: ImageSet) -> None:
+    """Refuse a network that cannot take the images."""
+    try:
+        target_logits(network, images)
+    except RuntimeError as error:
+        raise PoisonkitError(
+            f"{name} cannot take images of {images.image_size} pixels ({error})"
+        ) from error
 
 
 def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) -> Pair:
@@ -111,6 +125,8 @@ def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) 
     if poison_label == target_label:
         raise PoisonkitError(f"poisons and targets are both of class {config.poison_class!r}")
     wanted = draw(None, poison_label, target_label) if config.third_party else poison_label
+    if config.wanted_class is not None:
+        wanted = train.label_of(config.wanted_class)
     rows = train.indices_of(poison_label)[: config.poisons].tolist()
     if len(rows) < config.poisons:
         raise PoisonkitError(

@@ -28,14 +28,21 @@ def _experiment(
     config: type,
     units: Callable[[Any], Sequence[Json]],
     profiles: Mapping[str, Mapping[str, object]],
+    victims_only: bool = False,
 ) -> Experiment:
-    """Return an experiment whose trials differ in what each unit has under a key."""
+    """Return an experiment whose trials differ in what each unit has under a key.
+
+    Parameters
+    ----------
+    victims_only : whether the poisons are crafted as if nothing were changed.
+    """
 
     def check(config: Any, unit: Json, context: Context) -> object:
         return begin(chosen(config, unit), unit["pair"], context)
 
     def trial(config: Any, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
-        return attack(chosen(config, unit), unit, context)
+        attacker = config if victims_only else None
+        return attack(chosen(config, unit), unit, context, attacker=attacker)
 
     def summarise(config: Any, trials: Sequence[Json]) -> Json:
         return {
@@ -89,7 +96,11 @@ BUDGET = _experiment(
     summary="Figure 5a: success by the number of poisons",
     config=BudgetConfig,
     units=_budget_units,
-    profiles=profiles_of(paper={"pairs": 2}),
+    profiles=profiles_of(
+        paper={"pairs": 2},
+        quick={"budgets": (15, 30, 60)},
+        small={"pairs": 2, "budgets": (50, 200, 500)},
+    ),
 )
 
 
@@ -163,7 +174,12 @@ TRAINING = _experiment(
     summary="Figure 5b: victims that are trained otherwise than the surrogates; other networks",
     config=TrainingConfig,
     units=_training_units,
-    profiles=profiles_of(paper={"pairs": 2}),
+    profiles=profiles_of(
+        paper={"pairs": 2},
+        quick={"networks": ("resnet8", "five_block_cnn"), "padding": 1, "mirrored": False},
+        small={"pairs": 2, "networks": ("resnet8", "small_cnn")},
+    ),
+    victims_only=True,
 )
 
 
@@ -207,7 +223,7 @@ SCENARIO = _experiment(
     summary="Figure 6c: one target, a label that no poison has, several targets at once",
     config=ScenarioConfig,
     units=_scenario_units,
-    profiles=profiles_of(),
+    profiles=profiles_of(quick={"several": 2}, small={"pairs": 3, "several": 2}),
 )
 
 
@@ -220,9 +236,15 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "loss of all unrolled steps": {"procedure.losses": "all"},
     "smaller change, and of colours": {"procedure.epsilon": 8 / 255, "procedure.colour": 0.04},
     "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
+    "surrogates trained on clean images": {"procedure.trajectory": "clean"},
     "one unrolled step": {"procedure.unroll": 1},
+    "two unrolled steps": {"procedure.unroll": 2},
     "sign of the gradient": {"procedure.optimizer": "sign"},
 }
+
+
+def _without(*names: str) -> tuple[str, ...]:
+    return tuple(name for name in SWITCHES if name not in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +256,7 @@ class MetaSwitchesConfig(MetaConfig):
     switches : keys of :data:`SWITCHES`.
     """
 
-    switches: tuple[str, ...] = tuple(SWITCHES)
+    switches: tuple[str, ...] = _without("surrogates trained on clean images", "two unrolled steps")
 
 
 def _switch_units(config: MetaSwitchesConfig) -> list[Json]:
@@ -258,5 +280,20 @@ SWITCHING = _experiment(
     summary="what each difference between the paper and the released code changes",
     config=MetaSwitchesConfig,
     units=_switch_units,
-    profiles=profiles_of(paper={"pairs": 2}),
+    profiles=profiles_of(
+        paper={"pairs": 2},
+        quick={
+            "pairs": 1,
+            # Digits have no colours; the others are what the profile does anyway.
+            "switches": _without(
+                "smaller change, and of colours",
+                "surrogates trained on poisons",
+                "one unrolled step",
+            ),
+        },
+        small={
+            "pairs": 1,
+            "switches": _without("surrogates trained on clean images", "one unrolled step"),
+        },
+    ),
 )

@@ -33,10 +33,17 @@ def check(config: MetaConfig, unit: Json, context: Context) -> tuple[Data, Pair,
     return begin(config, unit["pair"], context)
 
 
-def attack(config: MetaConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
-    """Train a victim on a pair's poisons as they are after their last crafting step."""
+def attack(
+    config: MetaConfig, unit: Json, context: Context, *, attacker: MetaConfig | None = None
+) -> tuple[Json, dict[str, Tensor]]:
+    """Train a victim on a pair's poisons as they are after their last crafting step.
+
+    Parameters
+    ----------
+    attacker : what the poisons are crafted with, if not what the victim is trained with.
+    """
     data, pair, cost = begin(config, unit["pair"], context)
-    poisons = crafted(config, data, pair, context, cost)
+    poisons = crafted(attacker or config, data, pair, context, cost)
     images, _ = poisons.last.apply(data.train, targets=pair.targets.x)
     network, course = train_victim(config, data, images, pair, unit["victim"], context, cost)
     return {

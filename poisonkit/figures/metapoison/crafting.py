@@ -3,8 +3,10 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from poisonkit.figures.deep_confuse.shared import legend_below
 from poisonkit.plots import COLOURS, Slider, change_of, panels, show_images, slider
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json, Record
@@ -73,8 +75,8 @@ def poisons_slider(record: Record) -> Slider:
 def losses_figure(record: Record) -> Figure:
     """Draw Figure 3a: the target's loss towards the wanted label, in surrogates and victims.
 
-    Lines are means over the pairs; the bars of victims are standard deviations over all of
-    them.
+    Lines are means over the pairs; the victims' points are means over all of them, their bars
+    go from the lowest to the highest.
     """
     trials = record.metrics["trials"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 4))
@@ -84,27 +86,31 @@ def losses_figure(record: Record) -> Figure:
     ):
         values = np.array([trial[name] for trial in trials if name in trial])
         axes.plot(range(values.shape[1]), values.mean(0), color=COLOURS[colour], label=label)
-    _with_bars(axes, record, "target_loss", "victims, last epoch", scale=1.0)
+    _victims_losses(axes, record)
     wanted = record.config["procedure"]["objective"]
     note = "" if wanted == "cross-entropy" else " (surrogates: margin)"
-    axes.set(xlabel="crafting step", ylabel=f"target's loss, cross-entropy{note}")
+    axes.set(xlabel="crafting step", ylabel=f"target's loss, cross-entropy{note}", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize="small")
     return figure
 
 
-def _with_bars(axes: Axes, record: Record, name: str, label: str, *, scale: float) -> None:
-    means, bars = [], []
-    for step in kept_steps(record):
-        values = [
-            scale * trial["course"][name][-1]
-            for trial in record.metrics["trials"]
-            if trial["crafted"] == step
-        ]
-        mean, deviation = mean_and_deviation(values)
-        means.append(mean)
-        bars.append(deviation or 0.0)
+def _victims_losses(axes: Axes, record: Record) -> None:
+    steps = kept_steps(record)
+    values = [
+        [t["course"]["target_loss"][-1] for t in record.metrics["trials"] if t["crafted"] == step]
+        for step in steps
+    ]
+    means = np.array([mean_and_deviation(own)[0] for own in values])
+    bars = [means - [min(own) for own in values], [max(own) for own in values] - means]
     axes.errorbar(
-        kept_steps(record), means, bars, fmt="o-", color=COLOURS["poisoned"], capsize=3, label=label
+        steps,
+        means,
+        bars,
+        fmt="o-",
+        color=COLOURS["poisoned"],
+        capsize=3,
+        label="victims, last epoch",
     )
 
 
@@ -118,8 +124,8 @@ def steps_figure(record: Record) -> Figure:
     steps = kept_steps(record)
     figure, [[left, right]] = panels(1, 2, size=(8.5, 3.8))
     for own, label, colour, offset in (
-        (rows, "eval mode", "poisoned", 0.0),
-        ([row["in_batch"] for row in rows], "in a training batch", "after", 0.4),
+        (rows, "target in eval mode", "poisoned", 0.0),
+        ([row["in_batch"] for row in rows], "target in a training batch", "after", 0.2),
     ):
         rates = np.array([[100 * row[key] for row in own] for key in ("rate", "low", "high")])
         left.errorbar(
@@ -132,7 +138,7 @@ def steps_figure(record: Record) -> Figure:
             label=label,
         )
     left.set(xlabel="crafting step", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
-    left.legend(fontsize="small", title="target normalised")
+    legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
     bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
     right.errorbar(steps, means, bars, fmt="o-", color=COLOURS["clean"], capsize=3)

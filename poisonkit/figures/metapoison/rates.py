@@ -7,7 +7,7 @@ from pandas.io.formats.style import Styler
 
 from poisonkit.figures.common import plain
 from poisonkit.figures.deep_confuse.shared import class_colours, legend_below
-from poisonkit.figures.metapoison.victims import counted
+from poisonkit.figures.metapoison.victims import called, counted
 from poisonkit.plots import COLOURS, panels
 from poisonkit.store import Record
 
@@ -89,11 +89,11 @@ def budget_figure(record: Record) -> Figure:
     for colour, number in zip(class_colours(len(numbers)), numbers, strict=True):
         own = [row for row in pairs if row["pair"] == number]
         trial = next(t for t in record.metrics["trials"] if t["pair"] == number)
-        label = f"{trial['target_class']} as {trial['wanted_class']}"
+        label = called(trial)
         values = [100 * row["rate"] for row in own]
         left.plot([row["budget"] for row in own], values, ".--", color=colour, lw=1, label=label)
     left.set(xlabel="poisons", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
-    left.legend(fontsize="small")
+    legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
     bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
     right.errorbar(budgets, means, bars, fmt="o-", color=COLOURS["clean"], capsize=3)
@@ -119,6 +119,6 @@ def targets_figure(record: Record) -> Figure:
         xlabel="probability of the wanted label, network trained on clean images",
         ylabel="the same, on poisons",
     )
-    axes.axline((1, 1), slope=1, color=COLOURS["reference"], ls="--", zorder=0)
+    axes.axline((0.1, 0.1), (1, 1), color=COLOURS["reference"], ls="--", zorder=0)
     axes.legend(fontsize="small")
     return figure

@@ -20,9 +20,10 @@ def _by_pair(record: Record) -> tuple[dict[int, list[Json]], list[Json]]:
     return pairs, [trial for trial in trials if trial["pair"] is None]
 
 
-def _called(trial: Json) -> str:
+def called(trial: Json) -> str:
+    """Return the name of a pair: the target's class and number, and what it shall be."""
     number = trial["targets"][0]
-    return f"{trial['target_class']} {number} as {trial['wanted_class']}"
+    return f"{trial['target_class']} (no. {number}) as {trial['wanted_class']}"
 
 
 def curves_figure(record: Record) -> Figure:
@@ -42,7 +43,7 @@ def curves_figure(record: Record) -> Figure:
         for colour, (pair, own) in zip(class_colours(len(pairs)), pairs.items(), strict=True):
             values = factor * np.array([trial["course"][name] for trial in own])
             epochs = np.arange(1, values.shape[1] + 1)
-            axis.plot(epochs, values.mean(0), color=colour, label=_called(own[0]))
+            axis.plot(epochs, values.mean(0), color=colour, label=called(own[0]))
             key = name if name == "test" else f"pair{pair}_{name}"
             untouched = factor * np.array([trial["course"][key] for trial in clean])
             axis.plot(epochs, untouched.mean(0), color=colour, ls="--", lw=1, alpha=0.7)
@@ -62,7 +63,7 @@ def victims_table(record: Record) -> Styler:
         own = pairs[row["pair"]]
         lines.append(
             {
-                "Target, wanted": _called(own[0]),
+                "Target, wanted": called(own[0]),
                 "Poisons": f"{own[0]['poisons']} of class {own[0]['poison_class']}",
                 "Success": counted(row),
                 "In a training batch": counted(row["in_batch"]),

@@ -1,0 +1,342 @@
+"""The MetaPoison rules on records made by hand, at their thresholds."""
+
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from poisonkit.claims import EXHIBITS
+from poisonkit.experiments import EXPERIMENTS
+from poisonkit.experiments.metapoison.victims import row_of
+
+OURS = {exhibit.exhibit: exhibit for exhibit in EXHIBITS if exhibit.paper == "MetaPoison"}
+
+
+def record(*rows, trials=(), objective="cross-entropy", **metrics):
+    """All of a record that a judge may look at."""
+    return SimpleNamespace(
+        metrics={"rows": list(rows), "trials": list(trials), **metrics},
+        config={"procedure": {"objective": objective}},
+    )
+
+
+def interval(hits, total):
+    """Wilson's 95 % interval, by its formula."""
+    z, share = 1.959963985, hits / total
+    centre = share + z * z / (2 * total)
+    width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
+    return (centre - width) / (1 + z * z / total), (centre + width) / (1 + z * z / total)
+
+
+def rates(hits, targets):
+    low, high = interval(hits, targets)
+    return {"hits": hits, "targets": targets, "rate": hits / targets, "low": low, "high": high}
+
+
+def row(hits, targets=40, *, accuracy=0.9, **about):
+    """Success in eval mode counts; within a training batch it is the contrary here."""
+    return {
+        **about,
+        **rates(hits, targets),
+        "in_batch": rates(targets - hits, targets),
+        "accuracy": {"mean": accuracy, "deviation": 0.01},
+        "victims": targets,
+    }
+
+
+def verdict(name, found):
+    outcome = OURS[name].judge(found)
+    return outcome and outcome.verdict
+
+
+# Exhibits -------------------------------------------------------------------------------------
+
+
+def test_every_exhibit_of_the_paper_has_a_rule_and_an_experiment():
+    for name in ("3a", "3b", "4", "5a", "5b", "6a", "6b", "6c"):
+        assert any(re.match(rf"Figure {name}\b", exhibit) for exhibit in OURS), name
+    for exhibit in OURS.values():
+        assert exhibit.experiment in EXPERIMENTS
+        assert exhibit.experiment.startswith("metapoison/")
+        assert exhibit.judge is not None
+        assert exhibit.claim
+        assert exhibit.rule
+        assert exhibit.quantity
+
+
+def test_the_papers_numbers_are_those_of_its_abstract_and_its_third_section():
+    told = {name: exhibit.reported for name, exhibit in OURS.items() if exhibit.reported}
+    assert told == {"Figure 4": 1, "Figure 5a": 0.5, "Figure 6a": 0.96}
+
+
+def test_rows_made_by_hand_are_like_those_that_experiments_make():
+    course = {"success": [0, 1], "in_batch_success": [0, 0], "test": [0.5, 0.9]}
+    assert row_of([{"targets": [3], "course": course}]).keys() == row(1).keys()
+
+
+# Figure 3 -------------------------------------------------------------------------------------
+
+
+def crafting(begun, ended, *, before=3.0, after=2.0, objective="cross-entropy"):
+    """Two victims of the first, of a middle and of the last step; the curves have a third of two.
+
+    Their first four values are the other way round than the means of the last two.
+    """
+    trials = [
+        # Of each victim the last epoch counts.
+        {"crafted": step, "pair": 0, "victim": victim, "course": {"target_loss": [99.0, loss]}}
+        for step, losses in ((0, begun), (3, (50.0, 50.0)), (6, ended))
+        for victim, loss in enumerate(losses)
+    ]
+    trials[4]["unaffected"] = [0.1] * 4 + [before - 0.5, before + 0.5]
+    trials[4]["unrolled"] = [9.0] * 4 + [after + 1.0, after - 1.0]
+    return record(trials=trials, objective=objective)
+
+
+def test_unrolled_steps_must_lower_the_loss_a_little_and_training_half_of_it():
+    found = OURS["Figure 3a"].judge(crafting((4.0, 6.0), (1.0, 2.0)))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 1.5, 2)
+    assert found.interval == (1.0, 2.0)
+    assert verdict("Figure 3a", crafting((4.0, 6.0), (2.4, 2.58), after=2.5)) == "reproduced"
+    assert verdict("Figure 3a", crafting((4.0, 6.0), (2.4, 2.62), after=2.5)) == "not"
+
+
+def test_half_of_the_loss_alone_reproduces_figure_3a_partly():
+    name, begun = "Figure 3a", (4.0, 6.0)
+    assert verdict(name, crafting(begun, (1.0, 2.0), after=1.51)) == "reproduced"
+    assert verdict(name, crafting(begun, (1.0, 2.0), after=1.49)) == "partly"
+    assert verdict(name, crafting(begun, (1.0, 2.0), after=2.99)) == "reproduced"
+    assert verdict(name, crafting(begun, (1.0, 2.0), after=3.01)) == "partly"
+    # A margin is no cross-entropy: losses of surrogates and of victims cannot be compared.
+    assert verdict(name, crafting(begun, (1.0, 2.0), objective="margin")) == "partly"
+    assert verdict(name, crafting(begun, (2.0, 3.1))) == "not"
+
+
+def test_surrogates_of_every_pair_count_in_figure_3a():
+    found = crafting((4.0, 6.0), (1.0, 2.0), before=3.0, after=2.0)
+    second = dict(found.metrics["trials"][4], pair=1, unaffected=[1.0] * 6, unrolled=[2.5] * 6)
+    second["course"] = {"target_loss": [99.0, 0.3]}
+    found.metrics["trials"].append(second)
+    assert verdict("Figure 3a", found) == "partly"  # 2.0 before and 2.25 after
+    second["unrolled"] = [1.5] * 6
+    outcome = OURS["Figure 3a"].judge(found)
+    assert (outcome.verdict, outcome.n) == ("reproduced", 3)
+    assert outcome.measured == pytest.approx(1.1)
+
+
+def steps(first, last, *, fall=0.0, targets=40):
+    middle = row(targets, targets, accuracy=0.1)
+    return record(row(first, targets), middle, row(last, targets, accuracy=0.9 - fall))
+
+
+def test_crafting_must_bring_half_of_the_victims_and_more_than_before():
+    found = OURS["Figure 3b"].judge(steps(0, 30))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.75, 40)
+    assert found.interval == pytest.approx(interval(30, 40))
+    assert verdict("Figure 3b", steps(19, 20)) == "reproduced"
+    assert verdict("Figure 3b", steps(20, 20)) == "not"
+    assert verdict("Figure 3b", steps(30, 25)) == "not"
+    # Below a half the intervals must be apart: none of 40 ends at 8.8 %, and of 40 victims
+    # 7 begin at 8.7 %, 8 at 10.5 %.
+    assert verdict("Figure 3b", steps(0, 19)) == "partly"
+    assert verdict("Figure 3b", steps(0, 8)) == "partly"
+    assert verdict("Figure 3b", steps(0, 7)) == "not"
+    assert verdict("Figure 3b", steps(0, 3, targets=4)) == "reproduced"
+    assert verdict("Figure 3b", steps(0, 1, targets=4)) == "not"
+
+
+def test_crafting_may_cost_two_points_of_accuracy():
+    assert verdict("Figure 3b", steps(0, 30, fall=0.0199)) == "reproduced"
+    assert verdict("Figure 3b", steps(0, 30, fall=0.0201)) == "partly"
+    assert verdict("Figure 3b", steps(0, 30, fall=-0.1)) == "reproduced"
+
+
+# Figure 4 -------------------------------------------------------------------------------------
+
+
+def pairs(hits, *, clean=(0.0, 0.0), fall=0.0):
+    rows = [row(20, 20, clean_success=share, accuracy=0.3) for share in clean]
+    return record(*rows, all=row(hits, 40, accuracy=0.9 - fall), clean_accuracy=0.9)
+
+
+def test_nearly_all_victims_are_nine_tenths_and_a_half_is_a_part():
+    found = OURS["Figure 4"].judge(pairs(37))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.925, 40)
+    assert found.interval == pytest.approx(interval(37, 40))
+    expected = {36: "reproduced", 35: "partly", 20: "partly", 19: "not", 0: "not"}
+    assert {hits: verdict("Figure 4", pairs(hits)) for hits in expected} == expected
+
+
+def test_poisons_may_cost_two_points_beside_clean_victims():
+    assert verdict("Figure 4", pairs(36, fall=0.0199)) == "reproduced"
+    assert verdict("Figure 4", pairs(36, fall=0.0201)) == "partly"
+    assert verdict("Figure 4", pairs(19, fall=-0.1)) == "not"
+
+
+def test_labels_that_clean_victims_give_as_often_are_no_success():
+    # 36 of 40 begin at 77.0 %, 20 at 35.2 %; it is the mean over the pairs that counts.
+    assert verdict("Figure 4", pairs(36, clean=(1.0, 0.53))) == "reproduced"
+    assert verdict("Figure 4", pairs(36, clean=(1.0, 0.55))) == "not"
+    assert verdict("Figure 4", pairs(20, clean=(0.34, 0.36))) == "partly"
+    assert verdict("Figure 4", pairs(20, clean=(0.36, 0.36))) == "not"
+
+
+# Figure 5 -------------------------------------------------------------------------------------
+
+
+def budgets(hits, *, images=1000):
+    rows = [row(count, budget=budget) for budget, count in hits.items()]
+    return record(*rows, training_images=images)
+
+
+def test_the_smallest_budget_from_three_percent_on_is_judged():
+    name = "Figure 5a"
+    found = OURS[name].judge(budgets({100: 40, 50: 30, 29: 0, 30: 22}))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.55, 40)
+    assert found.interval == pytest.approx(interval(22, 40))
+    assert OURS[name].judge(budgets({29: 40, 99: 10, 100: 0})).measured == 0.25
+    # Nothing is left where all budgets are smaller or are a tenth already.
+    assert verdict(name, budgets({29: 40, 100: 40})) is None
+    assert verdict(name, budgets({50: 40})) is None
+    # 30 is less than 3 % of more images.
+    assert verdict(name, budgets({30: 40, 60: 40}, images=1001)) == "reproduced"
+    assert OURS[name].judge(budgets({30: 40, 60: 4}, images=1001)).measured == 0.1
+
+
+def test_few_poisons_need_half_of_the_victims_or_half_of_the_largest_budget():
+    expected = {20: "reproduced", 19: "partly", 15: "partly", 14: "not"}
+    for hits, wanted in expected.items():
+        found = budgets({10: 40, 40: hits, 80: 0, 200: 30})
+        assert verdict("Figure 5a", found) == wanted, hits
+    assert verdict("Figure 5a", budgets({40: 0, 200: 0})) == "not"
+
+
+def trained(expected, doubled, plain, regularised):
+    return record(
+        row(expected, change="as expected"),
+        row(doubled, change="batches and rate doubled"),
+        row(plain, change="no momentum"),
+        row(regularised, change="regularised"),
+        row(0, change="vgg11"),  # another network is none of the three changes
+    )
+
+
+def test_every_change_of_training_must_leave_half_of_the_success():
+    name = "Figure 5b"
+    found = OURS[name].judge(trained(30, 20, 15, 40))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 15 / 40, 40)
+    assert found.interval == pytest.approx(interval(15, 40))
+    for weak in ((14, 30, 30), (30, 14, 30), (30, 30, 14), (14, 14, 15)):
+        assert verdict(name, trained(30, *weak)) == "partly"
+    assert verdict(name, trained(30, 14, 14, 14)) == "not"
+    assert verdict(name, trained(20, 10, 10, 10)) == "reproduced"
+    assert verdict(name, trained(19, 40, 40, 40)) == "not"
+
+
+def test_figure_5b_needs_the_expected_training_and_all_three_changes():
+    for place in range(4):
+        found = trained(30, 30, 30, 30)
+        del found.metrics["rows"][place]
+        assert verdict("Figure 5b", found) is None
+
+
+# Figure 6 -------------------------------------------------------------------------------------
+
+
+def test_two_components_must_explain_nine_tenths_of_the_variance():
+    found = OURS["Figure 6a"].judge(record(explained=[0.98, 0.84]))
+    assert (found.verdict, found.interval, found.n) == ("reproduced", (0.84, 0.98), 2)
+    assert found.measured == pytest.approx(0.91)
+    assert verdict("Figure 6a", record(explained=[0.96, 0.83])) == "partly"
+    assert verdict("Figure 6a", record(explained=[0.70, 0.81])) == "partly"
+    assert verdict("Figure 6a", record(explained=[0.70, 0.79])) == "not"
+
+
+def features(*apart):
+    """Distances in the last layer: of poisons, bases and collisions; others in the first."""
+    return record(
+        trials=[
+            {
+                "distances": {
+                    "poisons in clean": [0.1, poisons],
+                    "bases in clean": [0.9, bases],
+                    "collided in clean": [0.5, collided],
+                    "poisons in victim": [0.0, 0.0],
+                    "bases in victim": [9.0, 9.0],
+                }
+            }
+            for poisons, bases, collided in apart
+        ]
+    )
+
+
+def test_poisons_must_stay_half_as_far_as_their_bases_and_farther_than_collisions():
+    found = OURS["Figure 6b"].judge(features((0.6, 1.0, 0.1), (1.6, 2.0, 0.2)))
+    assert (found.verdict, found.n) == ("reproduced", 2)
+    assert found.measured == pytest.approx(0.7)
+    assert found.interval == pytest.approx((0.6, 0.8))
+    assert verdict("Figure 6b", features((0.2, 1.0, 0.1), (1.62, 2.0, 0.2))) == "reproduced"
+    assert verdict("Figure 6b", features((0.2, 1.0, 0.1), (1.58, 2.0, 0.2))) == "partly"
+    # One pair as near as a collision is enough to refute it.
+    assert verdict("Figure 6b", features((0.6, 1.0, 0.59), (1.6, 2.0, 0.2))) == "reproduced"
+    assert verdict("Figure 6b", features((0.6, 1.0, 0.6), (1.6, 2.0, 0.2))) == "not"
+
+
+def scenarios(usual, third=0, several=0):
+    return record(
+        row(usual, scenario="one target"),
+        row(third, scenario="third party"),
+        row(several, 120, scenario="several targets"),
+    )
+
+
+def test_a_third_party_needs_four_fifths_of_the_usual_rate():
+    name = "Figure 6c: third party"
+    found = OURS[name].judge(scenarios(30, third=24))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.6, 40)
+    assert found.interval == pytest.approx(interval(24, 40))
+    assert verdict(name, scenarios(30, third=23)) == "partly"
+    assert verdict(name, scenarios(30, third=15)) == "partly"
+    assert verdict(name, scenarios(30, third=14)) == "not"
+
+
+def test_several_targets_need_some_successes_and_fewer_than_usual():
+    name = "Figure 6c: several targets"
+    found = OURS[name].judge(scenarios(30, several=72))  # of 120: rates, and not numbers of them
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.6, 120)
+    assert verdict(name, scenarios(30, several=73)) == "partly"
+    assert verdict(name, scenarios(30, several=89)) == "partly"
+    assert verdict(name, scenarios(30, several=90)) == "not"
+    assert verdict(name, scenarios(30, several=1)) == "reproduced"
+    assert verdict(name, scenarios(30, several=0)) == "not"
+
+
+@pytest.mark.parametrize("name", ["third party", "several targets"])
+def test_scenarios_mean_nothing_where_the_usual_attack_fails(name):
+    for usual in (0, 19):
+        assert verdict(f"Figure 6c: {name}", scenarios(usual, third=19, several=12)) == "not"
+    assert verdict(f"Figure 6c: {name}", scenarios(20, third=20, several=12)) == "reproduced"
+
+
+# What rules look at ---------------------------------------------------------------------------
+
+
+def test_rules_that_speak_of_percentages_name_those_that_their_thresholds_are():
+    """What the words say is what the tests above have found."""
+    said = {
+        "Figure 3a": ["last third", "at most half"],
+        "Figure 3b": ["at least half", "at most 2 points", "intervals apart"],
+        "Figure 4": ["at least 90 %", "at most 2 points", "at least 50 %", "lower end"],
+        "Figure 5a": ["at least 50 %", "at least half of the rate with the largest"],
+        "Figure 5b": ["each of the three changes at least half"],
+        "Figure 6a": ["at least 90 %", "at least 75 %"],
+        "Figure 6b": ["in every pair", "at least half as far"],
+        "Figure 6c: third party": ["at least 80 %", "at least 50 %", "less than half"],
+        "Figure 6c: several targets": ["some succeed", "at most 80 %", "less than half"],
+    }
+    assert said.keys() == OURS.keys()
+    for name, words in said.items():
+        for text in words:
+            assert text in OURS[name].rule, (name, text)
+    assert "from 3 to 10 %" in OURS["Figure 5a"].quantity
