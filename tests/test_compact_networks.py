@@ -151,6 +151,21 @@ def test_the_compact_network_has_every_parameter_that_its_description_asks_for(m
     assert parameters(model) == kernels + norms + hidden + linear
 
 
+@pytest.mark.parametrize(("side", "left"), [(32, 1), (64, 2), (16, 1), (8, 1)])
+def test_five_blocks_have_the_released_widths_and_pool_down_to_one_pixel(side, left, make_images):
+    images = make_images(20, classes=10, channels=3, size=(side, side))
+    model = create("five_block_cnn", like=images, seed=0)
+    assert [layer.out_channels for layer in convolutions(model)] == [16, 32, 32, 64, 64]
+    sides = [features(model, images.x, f"block{k}").shape[1] for k in range(1, 6)]
+    expected, pixels = [], side
+    for channels in (16, 32, 32, 64, 64):
+        expected.append(channels * pixels**2)
+        pixels = max(1, pixels // 2)
+    assert sides == expected
+    assert features(model, images.x, "pool").shape == (20, 64 * left**2)
+    assert model.module_at("linear").in_features == 64 * left**2
+
+
 def test_the_compact_network_sees_every_pixel_of_an_image(make_images):
     images = make_images(3, size=(16, 16))
     model = create("compact_cnn", like=images, seed=0, width=4).eval()

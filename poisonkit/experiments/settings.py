@@ -54,7 +54,7 @@ def coerce(value: object, hint: Any, name: str) -> Any:
         # A text may look like a number: digits are names of classes.
         found, fits = _convert(value, hint)
     if not fits:
-        raise PoisonkitError(f"parameter {name!r} must be {describe(hint)}, not {value!r}")
+        raise PoisonkitError(f"parameter {name!r} must be {describe(hint)}, not {read!r}")
     return found
 
 

@@ -192,7 +192,13 @@ END_TO_END = Experiment(
             "whole_network.learning_rate": 1e-3,
             "whole_network.epochs": 20,
         },
-        small={"whole_network.epochs": 20, "tested": 3},
+        small={
+            "targets": 10,
+            "targets_at_once": 10,
+            "attacks": ("last layer", "all stages", "two layers, as released"),
+            "whole_network.epochs": 10,
+            "tested": 3,
+        },
     ),
     variants={
         "paper": {},

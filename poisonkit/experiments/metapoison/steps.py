@@ -141,10 +141,12 @@ def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) 
         )
     order = torch.randperm(len(there), generator=generator)[: config.targets]
     if config.target is not None:
-        if config.targets != 1 or not 0 <= config.target < len(there):
+        if config.targets != 1:
+            raise PoisonkitError(f"with one target chosen, targets must be 1, not {config.targets}")
+        if not 0 <= config.target < len(there):
             raise PoisonkitError(
                 f"target {config.target} is not one of the {len(there)} test images of class "
-                f"{train.class_names[target_label]!r}, or targets is not 1"
+                f"{train.class_names[target_label]!r}"
             )
         order = torch.tensor([config.target])
     chosen = there[order.to(there.device)]
@@ -245,6 +247,8 @@ def crafted(config: MetaConfig, data: Data, pair: Pair, context: Context, cost: 
 
 def kept_steps(config: MetaConfig) -> list[int]:
     """Return the numbers of crafting steps after which the poisons are kept."""
+    if config.kept_every < 1:
+        raise PoisonkitError(f"kept_every must be at least 1, not {config.kept_every}")
     steps = config.procedure.steps
     return [*range(0, steps, config.kept_every), steps]
 

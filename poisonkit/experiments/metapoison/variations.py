@@ -152,12 +152,12 @@ def changed_victims(config: TrainingConfig) -> dict[str, Mapping[str, object]]:
 
 
 def _training_units(config: TrainingConfig) -> list[Json]:
-    refuse_repeats(changes=config.changes, networks=config.networks)
+    asked = (*config.changes, *config.networks)
+    refuse_repeats(changes=config.changes, networks=config.networks, changes_and_networks=asked)
     known = changed_victims(config)
     for change in config.changes:
         if change not in known:
             raise unknown("change", change, known)
-    asked = (*config.changes, *config.networks)
     return [run for change in asked for run in runs(config, change=change)]
 
 
@@ -284,8 +284,10 @@ SWITCHING = _experiment(
         paper={"pairs": 2},
         quick={
             "pairs": 1,
-            # Digits have no colours; the others are what the profile does anyway.
+            # Digits have no colours; the others are what the profile does anyway, with one
+            # unrolled step alone.
             "switches": _without(
+                "loss of all unrolled steps",
                 "smaller change, and of colours",
                 "surrogates trained on poisons",
                 "one unrolled step",
@@ -293,7 +295,11 @@ SWITCHING = _experiment(
         },
         small={
             "pairs": 1,
-            "switches": _without("surrogates trained on clean images", "one unrolled step"),
+            "switches": _without(
+                "loss of all unrolled steps",
+                "surrogates trained on clean images",
+                "one unrolled step",
+            ),
         },
     ),
 )
