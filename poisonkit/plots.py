@@ -55,6 +55,24 @@ def panels(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figur
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def class_colours(classes: int) -> list[tuple[float, float, float]]:
+    """Return one colour a class."""
+    return list(sns.color_palette("tab10" if classes <= 10 else "husl", classes))
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int | None = None) -> None:
+    """Put what is labelled in ``axes`` below the figure, by default in one line or in threes."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns or (len(handles) if len(handles) <= 5 else 3),
+        columnspacing=1,
+        fontsize="small",
+    )
+
+
 def two_histograms(axes: Axes, values: Tensor, poisoned: Tensor, *, label: str) -> None:
     """Draw clean and poisoned values of one quantity over each other, each as a share."""
     bins = 20 if len(values) < 1000 else 50

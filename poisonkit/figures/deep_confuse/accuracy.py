@@ -9,15 +9,13 @@ from pandas.io.formats.style import Styler
 from poisonkit.claims.deep_confuse_reported import FIGURE_8, TABLE_1, TABLE_2
 from poisonkit.figures.common import plain
 from poisonkit.figures.deep_confuse.shared import (
-    class_colours,
     guessing_line,
-    legend_below,
     on_paper_data,
     paper_marks,
     percent,
     reported,
 )
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, class_colours, legend_below, panels
 from poisonkit.store import Json, Record
 
 _KINDS = {

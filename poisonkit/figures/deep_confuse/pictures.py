@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from poisonkit.figures.common import Html
-from poisonkit.figures.deep_confuse.shared import class_colours
-from poisonkit.plots import change_of, panels, show_images
+from poisonkit.plots import change_of, class_colours, panels, show_images
 from poisonkit.store import Record
 
 _WORDNET = {"n01560419": "bulbul", "n01910747": "jellyfish", "n02058221": "albatross"}

@@ -6,12 +6,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from poisonkit.claims.deep_confuse import CHANCE
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Record
 
@@ -77,11 +76,6 @@ def two_parts(
     return figure, upper, lower
 
 
-def class_colours(classes: int) -> list[tuple[float, float, float]]:
-    """Return one colour a class."""
-    return list(sns.color_palette("tab10" if classes <= 10 else "husl", classes))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Series:
     """The accuracies of one kind, one list of runs (shares) for each row of a figure.
@@ -132,19 +126,6 @@ def accuracy_rows(
     axes.grid(axis="x", alpha=0.3)
     legend_below(figure, axes)
     return figure
-
-
-def legend_below(figure: Figure, axes: Axes, *, columns: int | None = None) -> None:
-    """Put what is labelled in ``axes`` below the figure, by default in one line or in threes."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns or (len(handles) if len(handles) <= 5 else 3),
-        columnspacing=1,
-        fontsize="small",
-    )
 
 
 def legend_over(axes: Axes) -> None:

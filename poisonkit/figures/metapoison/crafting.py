@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from poisonkit.figures.deep_confuse.shared import legend_below
-from poisonkit.plots import COLOURS, Slider, change_of, panels, show_images, slider
+from poisonkit.plots import COLOURS, Slider, change_of, legend_below, panels, show_images, slider
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json, Record
 

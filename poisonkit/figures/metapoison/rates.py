@@ -6,9 +6,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.figures.common import plain
-from poisonkit.figures.deep_confuse.shared import class_colours, legend_below
 from poisonkit.figures.metapoison.victims import called, counted
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, class_colours, legend_below, panels
 from poisonkit.store import Record
 
 _KEYS = ("change", "scenario", "switch", "measure", "budget")

@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.figures.common import plain
-from poisonkit.figures.deep_confuse.shared import class_colours, legend_below
-from poisonkit.plots import panels
+from poisonkit.plots import class_colours, legend_below, panels
 from poisonkit.store import Json, Record
 
 
