@@ -149,6 +149,14 @@ def test_targets_are_test_images_and_poisons_the_first_of_their_class(world):
     assert len(seen) > 0.95 * sum(of_class.values())
 
 
+def test_all_attacks_of_a_pair_have_the_same_first_target_and_poisons(world):
+    for number in range(20):
+        usual = draw(world, number)
+        for other in (draw(world, number, third_party=True), draw(world, number, targets=2)):
+            assert other.rows == usual.rows
+            assert other.numbers[0] == usual.numbers[0]
+
+
 def test_a_third_party_is_neither_class_and_any_of_the_others(world):
     pairs = [draw(world, number, third_party=True) for number in range(300)]
     assert all(pair.wanted not in classes_of(pair) for pair in pairs)

@@ -124,9 +124,10 @@ def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) 
     target_label = draw(config.target_class, poison_label)
     if poison_label == target_label:
         raise PoisonkitError(f"poisons and targets are both of class {config.poison_class!r}")
-    wanted = draw(None, poison_label, target_label) if config.third_party else poison_label
-    if config.wanted_class is not None:
-        wanted = train.label_of(config.wanted_class)
+    if config.third_party and config.wanted_class is not None:
+        raise PoisonkitError(
+            "a third party's class is drawn: leave wanted_class or third_party out"
+        )
     rows = train.indices_of(poison_label)[: config.poisons].tolist()
     if len(rows) < config.poisons:
         raise PoisonkitError(
@@ -150,6 +151,10 @@ def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) 
             )
         order = torch.tensor([config.target])
     chosen = there[order.to(there.device)]
+    # Drawn last, so that all attacks of a pair have the same target.
+    wanted = draw(None, poison_label, target_label) if config.third_party else poison_label
+    if config.wanted_class is not None:
+        wanted = train.label_of(config.wanted_class)
     return Pair(
         number=number,
         rows=tuple(rows),

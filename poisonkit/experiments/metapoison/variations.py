@@ -229,7 +229,7 @@ SCENARIO = _experiment(
 
 # Switches -----------------------------------------------------------------------------------
 
-#: What each switch changes of the paper's setting; the first four are the released code's.
+#: What each switch changes of the paper's setting; the three after it are the released code's.
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "margin loss": {"procedure.objective": "margin"},
