@@ -3,7 +3,7 @@
 Attacks on training ask how a change of the training images would change what the network
 does after it has been trained on them. The answer for one step is exact: a mixed second
 derivative, of the training loss by weights and images. Here it is had by double backward,
-on a CPU a quarter faster with :mod:`poisonkit.attacks.batch_statistics` than without.
+on a CPU 1.4 times faster with :mod:`poisonkit.attacks.batch_statistics` than without.
 Forward-over-reverse gives the same numbers, more slowly; reverse-over-forward does so only
 where batch normalisation is written out, since torch's own tangent of it takes mean and
 variance for constants (`benchmarks/deep_confuse.py` compares them).

@@ -29,6 +29,7 @@ class MetaConfig:
     The paper says that a target and a class of poisons are drawn at random. Of the
     surrogates it gives the number, of the victims the batch size, rate, optimizer and the
     epochs after which the rate falls (40, 60 and 80, of which 50 epochs reach the first).
+    Section 3.5 says that surrogates are trained as the victims are, so they have momentum too.
 
     Attributes
     ----------
@@ -71,7 +72,7 @@ class MetaConfig:
     width: int | None = None
     surrogate: str | None = None
     standardise: Literal["data", "none", "bytes"] = "data"
-    procedure: Procedure = field(default_factory=Procedure)
+    procedure: Procedure = field(default_factory=lambda: Procedure(momentum=0.9))
     kept_every: int = 10
     victims: int = 8
     recipe: Recipe = field(default_factory=_victims)
@@ -97,6 +98,7 @@ QUICK: Mapping[str, object] = {
     "procedure.surrogates": 6,
     "procedure.warmup_epochs": 1,
     "procedure.batch_size": 50,
+    "procedure.momentum": 0.0,
     "procedure.trajectory": "poisoned",
     "procedure.learning_rate": 0.3,
     "victims": 3,
@@ -129,6 +131,7 @@ RELEASED: Mapping[str, object] = {
     "procedure.objective": "margin",
     "procedure.losses": "all",
     "procedure.surrogates": 24,
+    "procedure.momentum": 0.0,
     "recipe.momentum": 0.0,
     "recipe.epochs": 200,
     "recipe.milestones": (0.5, 0.75),
