@@ -68,7 +68,7 @@ def poisons_slider(record: Record) -> Slider:
     """Return :func:`poisons_figure` behind a slider over the crafting steps."""
     steps = kept_steps(record)
     frames = [(f"after {step} steps", poisons_figure(record, k)) for k, step in enumerate(steps)]
-    return slider(frames, label="crafting step", start=len(frames) - 1)
+    return slider(frames, label="crafting step")
 
 
 def losses_figure(record: Record) -> Figure:
