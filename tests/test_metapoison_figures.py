@@ -166,13 +166,13 @@ def test_poisons_stand_below_their_bases_and_their_changes_below_them(crafting, 
         assert np.abs((change / 127.5 - 1) * 20 - difference).max() <= 0.1
 
 
-def test_the_slider_has_a_picture_of_each_kept_step_and_starts_at_the_last(crafting):
+def test_the_slider_has_a_picture_of_each_kept_step_and_starts_at_the_first(crafting):
     html = poisons_slider(crafting).html
     captions = re.findall(r'alt="([^"]+)"', html)
     assert captions == [f"after {step} steps" for step in STEPS]
     assert len(set(re.findall(r'src="([^"]+)"', html))) == len(STEPS)
     [seen] = [tag for tag in re.findall(r"<img[^>]*>", html) if not tag.endswith(" hidden>")]
-    assert captions[-1] in seen
+    assert captions[0] in seen
 
 
 def test_losses_are_means_over_pairs_in_surrogates_and_over_victims_by_step(crafting):
