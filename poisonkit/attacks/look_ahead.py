@@ -38,7 +38,7 @@ class Procedure:
     losses : take the target's loss after the ``last`` unrolled step (Algorithm 1), or its mean
         over ``all`` of them, as the released code does.
     recompute : take the unrolled steps without keeping what their derivative needs, and take
-        them again for it: the memory of one step for any K, a third more time.
+        them again for it: the memory of one step for any K, and a tenth more time for two.
     objective : ``cross-entropy``; or ``margin``, by how much the largest other logit exceeds
         the wanted one.
     optimizer : ``adam``, or ``sign`` of the gradient.

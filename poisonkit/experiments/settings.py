@@ -124,6 +124,23 @@ def refuse_repeats(**options: Sequence[object]) -> None:
             raise PoisonkitError(f"{name} names something twice: {list(values)}")
 
 
+def profiles_over(
+    shared_quick: Mapping[str, object],
+    shared_small: Mapping[str, object],
+    *,
+    quick: Mapping[str, object] | None = None,
+    small: Mapping[str, object] | None = None,
+    paper: Mapping[str, object] | None = None,
+) -> Mapping[str, Mapping[str, object]]:
+    """Return an experiment's profiles: its own options over those that its chapter shares."""
+    stated = paper or {}
+    return {
+        "quick": {**stated, **shared_quick, **(quick or {})},
+        "small": {**stated, **shared_small, **(small or {})},
+        "paper": stated,
+    }
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """Return a configuration as JSON values (tuples become lists)."""
 

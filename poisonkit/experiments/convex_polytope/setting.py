@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from poisonkit.attacks.surrounding import Objective, Procedure
 from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.settings import profiles_over
 from poisonkit.store import Json
 from poisonkit.training import Recipe
 
@@ -152,20 +154,8 @@ SMALL: Mapping[str, object] = {
 #: every experiment's poisons with four architectures.
 RELEASED: Mapping[str, object] = {"substitutes": S2, "procedure.pooled": "released"}
 
-
-def profiles_of(
-    *,
-    quick: Mapping[str, object] | None = None,
-    small: Mapping[str, object] | None = None,
-    paper: Mapping[str, object] | None = None,
-) -> Mapping[str, Mapping[str, object]]:
-    """Return the profiles, each with options of an experiment's own."""
-    stated = paper or {}
-    return {
-        "quick": {**stated, **QUICK, **(quick or {})},
-        "small": {**stated, **SMALL, **(small or {})},
-        "paper": stated,
-    }
+#: The profiles, each with options of an experiment's own.
+profiles_of = partial(profiles_over, QUICK, SMALL)
 
 
 def blocks(config: PolytopeConfig) -> list[int]:

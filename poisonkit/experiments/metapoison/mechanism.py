@@ -125,16 +125,7 @@ def weight_path(
         path.append(_flat(network))
 
     seed = config.seed + VICTIM_SEEDS + unit["victim"]
-    label = "path"
-    fit(
-        network,
-        images,
-        config.recipe,
-        seed=seed,
-        on_epoch=keep,
-        progress=context.progress,
-        label=label,
-    )
+    fit(network, images, config.recipe, seed=seed, on_epoch=keep, progress=context.progress)
     return torch.stack(path)
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from poisonkit.attacks.look_ahead import Procedure
+from poisonkit.experiments.settings import profiles_over
 from poisonkit.training import Recipe
 
 
@@ -137,20 +139,8 @@ RELEASED: Mapping[str, object] = {
     "recipe.milestones": (0.5, 0.75),
 }
 
-
-def profiles_of(
-    *,
-    quick: Mapping[str, object] | None = None,
-    small: Mapping[str, object] | None = None,
-    paper: Mapping[str, object] | None = None,
-) -> Mapping[str, Mapping[str, object]]:
-    """Return the profiles, each with options of an experiment's own."""
-    stated = paper or {}
-    return {
-        "quick": {**stated, **QUICK, **(quick or {})},
-        "small": {**stated, **SMALL, **(small or {})},
-        "paper": stated,
-    }
+#: The profiles, each with options of an experiment's own.
+profiles_of = partial(profiles_over, QUICK, SMALL)
 
 
 #: The paper's variant changes nothing.
