@@ -125,8 +125,10 @@ def by_seed(record: Record, value: Callable[[dict], float], **wanted: object) ->
 
 
 def is_summary(found: dict, values: list[float]) -> bool:
-    mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    return (found["mean"], found["deviation"]) == pytest.approx((mean, deviation))
+    deviation = pytest.approx(statistics.stdev(values)) if len(values) > 1 else None
+    return found["mean"] == pytest.approx(statistics.fmean(values)) and (
+        found["deviation"] == deviation
+    )
 
 
 # Trials ---------------------------------------------------------------------------------------
@@ -153,7 +155,9 @@ def test_there_is_a_trial_for_each_classifier_of_each_generator(name):
             "left out",
             "clean",
         )
-        assert len(group) == (2 if plain else 6), about
+        # And without anything drawn, nothing to repeat for each classifier.
+        fixed = dict(about).get("classifier") == "support vector machine"
+        assert len(group) == (2 if plain else 3 if fixed else 6), about
         assert len({unit["seed"] for unit in group}) == len(group)
         assert len({unit["generator"] for unit in group}) == (1 if plain else 3)
 
@@ -209,7 +213,8 @@ def test_a_row_of_a_victim_is_the_mean_of_its_own_trials(name, key, laboratory):
     assert [row[key] for row in metrics["rows"]] == list(getattr(config, f"{key}s"))
     for row in metrics["rows"]:
         own = [trial for trial in metrics["trials"] if trial[key] == row[key]]
-        assert row["runs"] == len(own) == 2
+        once = row[key] == "support vector machine"  # nothing in it is drawn
+        assert row["runs"] == len(own) == (1 if once else 2)
         for kind in ("clean", "perturbed"):
             summary = {"mean": row[kind], "deviation": row[f"{kind}_deviation"]}
             assert is_summary(summary, [trial[kind] for trial in own])
@@ -404,7 +409,7 @@ def test_a_support_vector_machine_sees_the_pixels_of_the_perturbed_images(labora
             images.x.flatten(1).numpy() / np.float32(255), images.y
         )
         right = float((machine.predict(test) == data.test.y.numpy()).mean())
-        assert by_seed(record, lambda t, kind=kind: t[kind], **own) == {0: right, 1: right}
+        assert by_seed(record, lambda t, kind=kind: t[kind], **own) == {0: right}
 
 
 # Random labels --------------------------------------------------------------------------------
