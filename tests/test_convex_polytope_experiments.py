@@ -24,16 +24,9 @@ from poisonkit.experiments.convex_polytope import (
     transfer,
     victims,
 )
+from poisonkit.experiments.convex_polytope.data import begin, load_data, taps_of
 from poisonkit.experiments.convex_polytope.setting import S1, S2
-from poisonkit.experiments.convex_polytope.steps import (
-    Poisons,
-    begin,
-    crafted,
-    load_data,
-    substitutes,
-    taps_of,
-    victim,
-)
+from poisonkit.experiments.convex_polytope.steps import Poisons, crafted, substitutes, victim
 from poisonkit.experiments.convex_polytope.victims import FrozenVictim, attack_frozen
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.settings import as_json

@@ -15,7 +15,8 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.metapoison import mechanism, variations
 from poisonkit.experiments.metapoison.mechanism import distances_by_layer, pull, weight_path
-from poisonkit.experiments.metapoison.steps import Data, Pair, Poisons, begin, crafted
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
+from poisonkit.experiments.metapoison.steps import Poisons, crafted
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.settings import as_json
 from poisonkit.images import ImageSet

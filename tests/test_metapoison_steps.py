@@ -22,14 +22,11 @@ from poisonkit.experiments.metapoison.mechanism import (
     pull,
     weight_path,
 )
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin, draw_pair
 from poisonkit.experiments.metapoison.setting import MetaConfig
 from poisonkit.experiments.metapoison.steps import (
-    Data,
-    Pair,
     Poisons,
-    begin,
     crafted,
-    draw_pair,
     kept_steps,
     last_representation,
     target_logits,

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from poisonkit.experiments.convex_polytope.data import begin
 from poisonkit.experiments.convex_polytope.proposition import Scene, widest
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig
-from poisonkit.experiments.convex_polytope.steps import begin, crafted, substitutes
+from poisonkit.experiments.convex_polytope.steps import crafted, substitutes
 from poisonkit.experiments.convex_polytope.victims import attack_frozen
 from poisonkit.experiments.networks import Cost
 from poisonkit.explorers.shared import context_of, new_button, on_press, show

@@ -6,16 +6,9 @@ from pathlib import Path
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import MetaConfig
-from poisonkit.experiments.metapoison.steps import (
-    Data,
-    Pair,
-    Poisons,
-    begin,
-    crafted,
-    kept_steps,
-    train_victim,
-)
+from poisonkit.experiments.metapoison.steps import Poisons, crafted, kept_steps, train_victim
 from poisonkit.experiments.metapoison.victims import outcome
 from poisonkit.experiments.networks import Context
 from poisonkit.explorers.shared import context_of, new_button, on_press, show

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
+from poisonkit.experiments.convex_polytope.data import Data, begin
 from poisonkit.experiments.convex_polytope.setting import (
     BLACK_BOX,
     S2,
@@ -20,13 +21,7 @@ from poisonkit.experiments.convex_polytope.setting import (
     blocks,
     profiles_of,
 )
-from poisonkit.experiments.convex_polytope.steps import (
-    Data,
-    begin,
-    crafted,
-    substitutes,
-    victim,
-)
+from poisonkit.experiments.convex_polytope.steps import crafted, substitutes, victim
 from poisonkit.experiments.convex_polytope.transfer import rows_of
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment

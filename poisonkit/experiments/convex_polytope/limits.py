@@ -10,15 +10,9 @@ from torch import Tensor
 
 from poisonkit.defenses.spectral import REMOVAL_FACTOR, spectral_filter
 from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.convex_polytope.data import Data, begin, taps_of
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig, blocks, profiles_of
-from poisonkit.experiments.convex_polytope.steps import (
-    Data,
-    begin,
-    crafted,
-    substitutes,
-    taps_of,
-    victim,
-)
+from poisonkit.experiments.convex_polytope.steps import crafted, substitutes, victim
 from poisonkit.experiments.convex_polytope.victims import FrozenVictim, attack_frozen, success
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment

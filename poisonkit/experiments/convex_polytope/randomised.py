@@ -7,20 +7,14 @@ from torch import Tensor
 
 from poisonkit.attacks.surrounding import Substitute
 from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.convex_polytope.data import Data, begin, taps_of
 from poisonkit.experiments.convex_polytope.setting import (
     BLACK_BOX,
     ObjectivesConfig,
     profiles_of,
     units_by_objective,
 )
-from poisonkit.experiments.convex_polytope.steps import (
-    Data,
-    begin,
-    crafted,
-    substitutes,
-    taps_of,
-    victim,
-)
+from poisonkit.experiments.convex_polytope.steps import crafted, substitutes, victim
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.store import Json

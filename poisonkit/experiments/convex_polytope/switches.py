@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from poisonkit.errors import unknown
+from poisonkit.experiments.convex_polytope.data import begin
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig, blocks, profiles_of
-from poisonkit.experiments.convex_polytope.steps import begin, crafted, substitutes
+from poisonkit.experiments.convex_polytope.steps import crafted, substitutes
 from poisonkit.experiments.convex_polytope.victims import attack_frozen, success
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.convex_polytope.data import Data, begin
 from poisonkit.experiments.convex_polytope.setting import (
     BLACK_BOX,
     RELEASED,
@@ -16,7 +17,7 @@ from poisonkit.experiments.convex_polytope.setting import (
     profiles_of,
     units_by_objective,
 )
-from poisonkit.experiments.convex_polytope.steps import Data, begin, crafted, substitutes
+from poisonkit.experiments.convex_polytope.steps import crafted, substitutes
 from poisonkit.experiments.convex_polytope.victims import attack_frozen, success
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment

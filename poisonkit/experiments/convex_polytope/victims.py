@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit.attacks.surrounding import Substitute, distances, features_at
+from poisonkit.experiments.convex_polytope.data import Data, taps_of
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig
-from poisonkit.experiments.convex_polytope.steps import Data, Poisons, taps_of, victim
+from poisonkit.experiments.convex_polytope.steps import Poisons, victim
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.fine_tuning import classify, fit_linear
 from poisonkit.images import ImageSet

@@ -4,17 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin, draw_pair
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
-from poisonkit.experiments.metapoison.steps import (
-    Data,
-    Pair,
-    Poisons,
-    begin,
-    crafted,
-    draw_pair,
-    kept_steps,
-    train_victim,
-)
+from poisonkit.experiments.metapoison.steps import Poisons, crafted, kept_steps, train_victim
 from poisonkit.experiments.metapoison.victims import attack, check, outcome, row_of, rows_by, runs
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.experiments.metapoison.pairs import begin, draw_pair
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
 from poisonkit.experiments.metapoison.steps import (
-    begin,
     crafted,
-    draw_pair,
     last_representation,
     target_logits,
     train_victim,

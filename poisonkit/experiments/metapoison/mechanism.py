@@ -11,15 +11,12 @@ from poisonkit.attacks import polytope
 from poisonkit.attacks.surrounding import Procedure as CollisionProcedure
 from poisonkit.attacks.surrounding import Substitute
 from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin, options_of
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
 from poisonkit.experiments.metapoison.steps import (
     VICTIM_SEEDS,
-    Data,
-    Pair,
-    begin,
     crafted,
     last_representation,
-    options_of,
     train_victim,
 )
 from poisonkit.experiments.networks import Context

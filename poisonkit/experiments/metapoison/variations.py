@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.experiments.metapoison.pairs import begin
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
-from poisonkit.experiments.metapoison.steps import begin
 from poisonkit.experiments.metapoison.victims import attack, rows_by, runs
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment

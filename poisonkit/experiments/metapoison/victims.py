@@ -4,15 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import MetaConfig
-from poisonkit.experiments.metapoison.steps import (
-    Data,
-    Pair,
-    begin,
-    crafted,
-    target_logits,
-    train_victim,
-)
+from poisonkit.experiments.metapoison.steps import crafted, target_logits, train_victim
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.models import Classifier
 from poisonkit.statistics import mean_and_deviation, wilson
