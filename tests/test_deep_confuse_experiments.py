@@ -19,11 +19,10 @@ from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.deep_confuse import steps
+from poisonkit.experiments.deep_confuse.data import begin, load_data
 from poisonkit.experiments.deep_confuse.steps import (
-    begin,
     float_noise,
     learned_generator,
-    load_data,
     noise_images,
     some_of_each_class,
     train_on,

@@ -13,14 +13,12 @@ from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft, perturb
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
+from poisonkit.experiments.deep_confuse.data import Data, begin, load_data
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.deep_confuse.steps import (
-    Data,
-    begin,
     confusion,
     hit_rate,
     learned_generator,
-    load_data,
     train_on,
 )
 from poisonkit.experiments.networks import Context, Cost

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from poisonkit.attacks.generated_noise import craft
+from poisonkit.experiments.deep_confuse.data import Data, begin
 from poisonkit.experiments.deep_confuse.setting import (
     ConfuseConfig,
     profiles_of,
@@ -15,9 +16,7 @@ from poisonkit.experiments.deep_confuse.setting import (
 )
 from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
-    Data,
     accuracies,
-    begin,
     float_noise,
     learned_generator,
     noise_images,

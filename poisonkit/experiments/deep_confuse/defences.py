@@ -11,10 +11,10 @@ from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
 from poisonkit.errors import unknown
 from poisonkit.evaluation import evaluate
+from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
 from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
-    begin,
     clean_and_perturbed,
     learned_generator,
     train_on,

@@ -9,6 +9,7 @@ from torch import Tensor
 from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.evaluation import evaluate
+from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
     ConfuseConfig,
     profiles_of,
@@ -16,7 +17,6 @@ from poisonkit.experiments.deep_confuse.setting import (
     variants_of,
 )
 from poisonkit.experiments.deep_confuse.steps import (
-    begin,
     confusion,
     hit_rate,
     learned_generator,

@@ -9,18 +9,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from poisonkit.attacks.deep_confuse import check_label_map, fit_generator
+from poisonkit.attacks.deep_confuse import fit_generator
 from poisonkit.attacks.generated_noise import craft, noise_of
-from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
+from poisonkit.experiments.deep_confuse.data import (
+    Data,
+    networks_of,
+    new_generator,
+    new_network,
+    width_option,
+)
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.networks import Context, Cost, Transform, training_of
-from poisonkit.images import ImageSet, batches
-from poisonkit.models import Classifier, create
-from poisonkit.models.generators import NoiseGenerator, create_generator
+from poisonkit.images import ImageSet
+from poisonkit.models import Classifier
+from poisonkit.models.generators import NoiseGenerator
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
-from poisonkit.training import Sampler, fit
+from poisonkit.training import fit
 
 #: Raised when the same setting would give another generator; learned ones are then not reused.
 VERSION = 2
@@ -32,93 +38,6 @@ LAST_HIDDEN = {
     "five_layer_cnn": "pool",
     "five_layer_cnn_bn": "pool",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The images of a configuration.
-
-    Attributes
-    ----------
-    train, test : what the attacked networks are trained on, and tested on.
-    part, held_out : the training images without those held out, and those.
-    learning : what the generator learns from, some or all of ``part``.
-    """
-
-    train: ImageSet
-    test: ImageSet
-    part: ImageSet
-    held_out: ImageSet
-    learning: ImageSet
-
-
-def load_data(config: ConfuseConfig, context: Context) -> Data:
-    """Load a data set and split it; the split depends on the seed of the configuration."""
-    options: dict[str, object] = {"image_size": config.image_size}
-    if config.dataset == "imagenet2":
-        options["classes"] = config.classes
-    train = context.load(config.dataset, "train", **options)
-    test = context.load(config.dataset, "test", **options)
-    if config.images_per_class is not None:
-        train = train.first_per_class(config.images_per_class)
-    if test.image_size != train.image_size:
-        raise PoisonkitError(
-            f"{train.name}: training images are {train.image_size}, test images "
-            f"{test.image_size} pixels high and wide; set image_size to resize them all"
-        )
-    part, held_out = train.split(config.validation, seed=config.seed)
-    for images in (part, held_out):
-        if len(images.y.unique()) < train.classes:
-            raise PoisonkitError(
-                f"validation={config.validation} of {len(train)} images leaves a class without "
-                "images to learn from, or without any held out"
-            )
-    learning = part
-    if config.learning_images_per_class is not None:
-        learning = part.first_per_class(config.learning_images_per_class)
-    return Data(train=train, test=test, part=part, held_out=held_out, learning=learning)
-
-
-def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:
-    """Start a trial: load the data, and refuse what could not be done with them."""
-    cost = Cost()
-    data = load_data(config, context)
-    _new_generator(config, data.learning, seed=config.seed)
-    check_label_map(config.procedure.label_map, data.learning)
-    Sampler(data.train, config.recipe, seed=0)
-    for name in ("select_every", "select_epochs", "generators", "repeats"):
-        if getattr(config, name) < 1:
-            raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
-    for name, width in _networks(config):
-        try:
-            network = _network(config, data.train, seed=0, model=name, width=width).eval()
-            with torch.no_grad():
-                network(next(batches(data.train.x[:2])))
-        except RuntimeError as error:
-            raise PoisonkitError(
-                f"{name} cannot take images of {data.train.image_size} pixels ({error}); "
-                "set image_size"
-            ) from error
-    return data, cost
-
-
-def _networks(config: ConfuseConfig) -> list[tuple[str, int | None]]:
-    surrogate = config.surrogate or config.model
-    return [(config.model, config.width), (surrogate, config.surrogate_width or config.width)]
-
-
-def _width(width: int | None) -> dict[str, int]:
-    return {} if width is None else {"width": width}
-
-
-def _new_generator(config: ConfuseConfig, like: ImageSet, *, seed: int) -> NoiseGenerator:
-    return create_generator(
-        config.generator,
-        like=like,
-        epsilon=config.epsilon,
-        seed=seed,
-        **_width(config.generator_width),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +64,8 @@ def learned_generator(
     the test images. All that could be selected are kept, so that configurations that
     differ in the selection share one learning.
     """
-    generator = _new_generator(config, data.learning, seed=seed)
-    (model, width), (surrogate, surrogate_width) = _networks(config)
+    generator = new_generator(config, data.learning, seed=seed)
+    (model, width), (surrogate, surrogate_width) = networks_of(config)
     label_map = config.procedure.label_map
     recipe = replace(config.recipe, epochs=config.select_epochs)
     spec: Json = {
@@ -170,7 +89,7 @@ def learned_generator(
 
     def score(candidate: NoiseGenerator) -> dict[str, float]:
         noisy, _ = craft(data.part, candidate).apply(data.part)
-        network = _network(config, data.part, seed=seed, model=model, width=width)
+        network = new_network(config, data.part, seed=seed, model=model, width=width)
         fit(network, noisy, recipe, seed=seed)
         return {
             name: _score(network, images, label_map)
@@ -182,7 +101,7 @@ def learned_generator(
             generator,
             data.learning,
             config.procedure,
-            surrogate=lambda number: _network(
+            surrogate=lambda number: new_network(
                 config, data.learning, seed=number, model=surrogate, width=surrogate_width
             ),
             seed=seed,
@@ -238,12 +157,6 @@ def confusion(network: Classifier, images: ImageSet) -> Tensor:
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
-def _network(
-    config: ConfuseConfig, like: ImageSet, *, seed: int, model: str, width: int | None
-) -> Classifier:
-    return create(model, like=like, seed=seed, standardise=config.standardise, **_width(width))
-
-
 def train_on(
     config: ConfuseConfig,
     images: ImageSet,
@@ -267,7 +180,7 @@ def train_on(
         standardise=config.standardise,
         transform=transform,
         watch=watch,
-        options=_width(config.width),
+        options=width_option(config.width),
     )
 
 

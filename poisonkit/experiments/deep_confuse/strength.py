@@ -9,18 +9,14 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft, rows_to_perturb
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
+from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
     ConfuseConfig,
     profiles_of,
     runs,
     variants_of,
 )
-from poisonkit.experiments.deep_confuse.steps import (
-    begin,
-    learned_generator,
-    some_of_each_class,
-    train_on,
-)
+from poisonkit.experiments.deep_confuse.steps import learned_generator, some_of_each_class, train_on
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats

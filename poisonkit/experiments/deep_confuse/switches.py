@@ -7,13 +7,9 @@ from torch import Tensor
 
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import unknown
+from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
-from poisonkit.experiments.deep_confuse.steps import (
-    accuracies,
-    begin,
-    learned_generator,
-    train_on,
-)
+from poisonkit.experiments.deep_confuse.steps import accuracies, learned_generator, train_on
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats, with_options

@@ -12,6 +12,7 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import unknown
 from poisonkit.evaluation import evaluate
+from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
     ConfuseConfig,
     profiles_of,
@@ -19,7 +20,6 @@ from poisonkit.experiments.deep_confuse.setting import (
     variants_of,
 )
 from poisonkit.experiments.deep_confuse.steps import (
-    begin,
     clean_and_perturbed,
     learned_generator,
     train_on,

@@ -1,0 +1,113 @@
+"""The images and networks of a Deep Confuse trial, and what is refused before it begins."""
+
+from dataclasses import dataclass
+
+import torch
+
+from poisonkit.attacks.deep_confuse import check_label_map
+from poisonkit.errors import PoisonkitError
+from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
+from poisonkit.experiments.networks import Context, Cost
+from poisonkit.images import ImageSet, batches
+from poisonkit.models import Classifier, create
+from poisonkit.models.generators import NoiseGenerator, create_generator
+from poisonkit.training import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images of a configuration.
+
+    Attributes
+    ----------
+    train, test : what the attacked networks are trained on, and tested on.
+    part, held_out : the training images without those held out, and those.
+    learning : what the generator learns from, some or all of ``part``.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    part: ImageSet
+    held_out: ImageSet
+    learning: ImageSet
+
+
+def load_data(config: ConfuseConfig, context: Context) -> Data:
+    """Load a data set and split it; the split depends on the seed of the configuration."""
+    options: dict[str, object] = {"image_size": config.image_size}
+    if config.dataset == "imagenet2":
+        options["classes"] = config.classes
+    train = context.load(config.dataset, "train", **options)
+    test = context.load(config.dataset, "test", **options)
+    if config.images_per_class is not None:
+        train = train.first_per_class(config.images_per_class)
+    if test.image_size != train.image_size:
+        raise PoisonkitError(
+            f"{train.name}: training images are {train.image_size}, test images "
+            f"{test.image_size} pixels high and wide; set image_size to resize them all"
+        )
+    part, held_out = train.split(config.validation, seed=config.seed)
+    for images in (part, held_out):
+        if len(images.y.unique()) < train.classes:
+            raise PoisonkitError(
+                f"validation={config.validation} of {len(train)} images leaves a class without "
+                "images to learn from, or without any held out"
+            )
+    learning = part
+    if config.learning_images_per_class is not None:
+        learning = part.first_per_class(config.learning_images_per_class)
+    return Data(train=train, test=test, part=part, held_out=held_out, learning=learning)
+
+
+def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:
+    """Start a trial: load the data, and refuse what could not be done with them."""
+    cost = Cost()
+    data = load_data(config, context)
+    new_generator(config, data.learning, seed=config.seed)
+    check_label_map(config.procedure.label_map, data.learning)
+    Sampler(data.train, config.recipe, seed=0)
+    for name in ("select_every", "select_epochs", "generators", "repeats"):
+        if getattr(config, name) < 1:
+            raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
+    for name, width in networks_of(config):
+        try:
+            network = new_network(config, data.train, seed=0, model=name, width=width).eval()
+            with torch.no_grad():
+                network(next(batches(data.train.x[:2])))
+        except RuntimeError as error:
+            raise PoisonkitError(
+                f"{name} cannot take images of {data.train.image_size} pixels ({error}); "
+                "set image_size"
+            ) from error
+    return data, cost
+
+
+def networks_of(config: ConfuseConfig) -> list[tuple[str, int | None]]:
+    """Return name and width of the attacked network and of the surrogate."""
+    surrogate = config.surrogate or config.model
+    return [(config.model, config.width), (surrogate, config.surrogate_width or config.width)]
+
+
+def width_option(width: int | None) -> dict[str, int]:
+    """Return the option of a network or generator that sets its width; None is its own."""
+    return {} if width is None else {"width": width}
+
+
+def new_generator(config: ConfuseConfig, like: ImageSet, *, seed: int) -> NoiseGenerator:
+    """Return a generator as it is before it learns."""
+    return create_generator(
+        config.generator,
+        like=like,
+        epsilon=config.epsilon,
+        seed=seed,
+        **width_option(config.generator_width),
+    )
+
+
+def new_network(
+    config: ConfuseConfig, like: ImageSet, *, seed: int, model: str, width: int | None
+) -> Classifier:
+    """Return a network as it is before it is trained."""
+    return create(
+        model, like=like, seed=seed, standardise=config.standardise, **width_option(width)
+    )
