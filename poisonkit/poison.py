@@ -199,6 +199,32 @@ class Poison:
         return folder / MANIFEST
 
 
+def clean_label_poison(
+    images: Tensor, train: ImageSet, rows: Sequence[int] | Tensor, *, epsilon: float
+) -> Poison:
+    """Return changed images that take the place of training images and keep their labels.
+
+    Parameters
+    ----------
+    images : [P, C, H, W], uint8; or floats in [0, 1], which are rounded within the bound.
+    rows : of the training images that they were made from.
+    epsilon : bound of the change of each value, on the [0, 1] scale.
+    """
+    chosen = torch.as_tensor(rows, device=train.device)
+    limit = levels(epsilon)
+    if images.is_floating_point():
+        images = round_within(images, train.x[chosen], limit=limit)
+    return Poison(
+        images=images,
+        labels=train.y[chosen],
+        rows=chosen,
+        placement="replaced",
+        bound=Bound(kind="linf", value=limit),
+        clean_label=True,
+        source=train.checksum,
+    )
+
+
 def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Poison:
     """Read back what :meth:`Poison.export` wrote, checking every image's digest."""
     path = Path(folder) / MANIFEST

@@ -13,7 +13,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
 from poisonkit.models.generators import GENERATORS, NoiseGenerator
-from poisonkit.poison import Bound, Poison, levels, round_within
+from poisonkit.poison import Poison, clean_label_poison, levels, round_within
 
 FORMAT = 1
 
@@ -50,15 +50,8 @@ def craft(
     share : of all images, in (0, 1]; below 1 they are chosen at random by ``seed``.
     """
     rows = rows_to_perturb(train, share=share, seed=seed)
-    return Poison(
-        images=perturb(generator, train.x[rows]),
-        labels=train.y[rows],
-        rows=rows,
-        placement="replaced",
-        bound=Bound(kind="linf", value=levels(generator.epsilon)),
-        clean_label=True,
-        source=train.checksum,
-    )
+    changed = perturb(generator, train.x[rows])
+    return clean_label_poison(changed, train, rows, epsilon=generator.epsilon)
 
 
 def rows_to_perturb(train: ImageSet, *, share: float, seed: int) -> Tensor:

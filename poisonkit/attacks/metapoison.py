@@ -24,14 +24,7 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
-from poisonkit.poison import (
-    Bound,
-    Poison,
-    common_label,
-    levels,
-    refuse_known_targets,
-    round_within,
-)
+from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,16 +230,5 @@ def _in_unit_range(images: ImageSet) -> Tensor:
 
 def as_poison(images: Tensor, train: ImageSet, rows: Sequence[int], procedure: Procedure) -> Poison:
     """Return crafted images as a poison, rounded within its bound unless they are uint8."""
-    limit = levels(min(1.0, procedure.epsilon + reach(procedure.colour)))
-    chosen = torch.as_tensor(rows, device=train.device)
-    if images.is_floating_point():
-        images = round_within(images, train.x[chosen], limit=limit)
-    return Poison(
-        images=images,
-        labels=train.y[chosen],
-        rows=chosen,
-        placement="replaced",
-        bound=Bound(kind="linf", value=limit),
-        clean_label=True,
-        source=train.checksum,
-    )
+    epsilon = min(1.0, procedure.epsilon + reach(procedure.colour))
+    return clean_label_poison(images, train, rows, epsilon=epsilon)

@@ -29,14 +29,7 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import channel_statistics
-from poisonkit.poison import (
-    Bound,
-    Poison,
-    common_label,
-    levels,
-    refuse_known_targets,
-    round_within,
-)
+from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,20 +147,7 @@ def poisons_of(
     images: Tensor, train: ImageSet, *, rows: Sequence[int], epsilon: float
 ) -> list[Poison]:
     """Round poisoned images [T, k, C, H, W] in [0, 1], each set of them a poison of its own."""
-    chosen = torch.as_tensor(rows, device=train.device)
-    limit = levels(epsilon)
-    return [
-        Poison(
-            images=round_within(found, train.x[chosen], limit=limit),
-            labels=train.y[chosen],
-            rows=chosen,
-            placement="replaced",
-            bound=Bound(kind="linf", value=limit),
-            clean_label=True,
-            source=train.checksum,
-        )
-        for found in images
-    ]
+    return [clean_label_poison(found, train, rows, epsilon=epsilon) for found in images]
 
 
 def _look(
