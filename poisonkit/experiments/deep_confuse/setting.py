@@ -147,7 +147,6 @@ _SHORT: Mapping[str, object] = {
     "procedure.batch_size": 32,
     "procedure.surrogate_rate": 0.1,
     "procedure.generator_rate": 1e-3,
-    "learning_images_per_class": 320,
 }
 SMALL: Mapping[str, Mapping[str, object]] = {
     "mnist": {
@@ -160,6 +159,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "cifar10": {
         **_SHORT,
         "images_per_class": 2000,
+        "learning_images_per_class": 640,
         "generator_width": 16,
         "surrogate_width": 16,
         "recipe.epochs": 10,
@@ -168,8 +168,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
         **_SHORT,
         "image_size": 64,
         "classes": ("n02058221", "n01910747"),
-        "repeats": 3,
-        "learning_images_per_class": None,
+        "procedure.epochs_per_trial": 3,
         "surrogate_width": 16,
         "recipe.epochs": 20,
     },
