@@ -146,7 +146,13 @@ LIMITS = Experiment(
     version=1,
     config=LimitsConfig,
     profiles=profiles_of(
-        quick=_QUICK, small={"epsilons": (8 / 255, 16 / 255, 0.1, 0.2), "targets": 10}
+        quick=_QUICK,
+        small={
+            "epsilons": (8 / 255, 16 / 255, 0.1, 0.2),
+            "counts": (2, 3, 5),
+            "fine_tuning_per_class": 20,
+            "targets": 10,
+        },
     ),
     variants={"paper": {}},
     units=_units,
