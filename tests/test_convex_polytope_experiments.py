@@ -24,7 +24,7 @@ from poisonkit.experiments.convex_polytope import (
     transfer,
     victims,
 )
-from poisonkit.experiments.convex_polytope.data import begin, load_data, taps_of
+from poisonkit.experiments.convex_polytope.data import Data, begin, load_data, taps_of
 from poisonkit.experiments.convex_polytope.setting import S1, S2
 from poisonkit.experiments.convex_polytope.steps import Poisons, crafted, substitutes, victim
 from poisonkit.experiments.convex_polytope.victims import FrozenVictim, attack_frozen
@@ -309,7 +309,7 @@ def test_every_profile_and_variant_can_be_run_on_its_data(
         config = replace(config, **few)
         images = stand_in_for_cifar10(2 + 50 + 50)
         monkeypatch.setattr(Context, "load", lambda *_, **__: images)
-    monkeypatch.setattr(steps, "create", create_once)
+    monkeypatch.setattr("poisonkit.experiments.convex_polytope.data.create", create_once)
     units = experiment.units(config)
     # One of each kind of layer; and the last, which has the most poisons.
     kinds = {unit.get("attack"): unit for unit in units} | {"last": units[-1]}
@@ -623,7 +623,7 @@ def frozen(store):
     return FrozenVictim(config, data, network, "hidden"), config, data, network, images
 
 
-def poisoned(data: steps.Data, images: Tensor) -> ImageSet:
+def poisoned(data: Data, images: Tensor) -> ImageSet:
     """The fine-tuning images with one set of poisons in the place of the bases."""
     x = data.fine_tuning.x.clone()
     for row, image in zip(data.rows, images, strict=True):
@@ -686,7 +686,7 @@ def test_fine_tuning_leaves_the_network_as_it_was(frozen):
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def poisons_made_of(images: Tensor, data: steps.Data, targets: ImageSet) -> Poisons:
+def poisons_made_of(images: Tensor, data: Data, targets: ImageSet) -> Poisons:
     found = polytope.poisons_of(images, data.fine_tuning, rows=data.rows, epsilon=1.0)
     empty = torch.empty(0)
     return Poisons(targets=targets, images=images, poisons=found, losses=empty, watched=empty)
@@ -1084,7 +1084,7 @@ def test_without_the_poisons_the_victims_answer_does_not_depend_on_them(frozen, 
     assert found[0]["auroc"] == [1.0] * 3
 
 
-def finds_all(data: steps.Data) -> Callable[..., Any]:
+def finds_all(data: Data) -> Callable[..., Any]:
     def filtered(points, labels, *, suspected):
         assert suspected == len(data.rows)
         bad = torch.zeros(len(labels), dtype=torch.bool)

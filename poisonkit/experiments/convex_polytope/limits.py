@@ -149,7 +149,7 @@ LIMITS = Experiment(
         quick=_QUICK,
         small={
             "epsilons": (8 / 255, 16 / 255, 0.1, 0.2),
-            "counts": (2, 3, 5),
+            "counts": (2, 3, 5, 8),
             "fine_tuning_per_class": 20,
             "targets": 10,
         },
