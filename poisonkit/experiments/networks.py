@@ -83,6 +83,11 @@ class Measured:
     read: Measure
 
 
+def width_option(width: int | None) -> dict[str, Any]:
+    """Return the option of a network or generator that sets its width; None is its own."""
+    return {} if width is None else {"width": width}
+
+
 def trained_network(
     context: Context,
     images: ImageSet,

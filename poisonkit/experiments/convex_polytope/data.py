@@ -150,6 +150,7 @@ def _check_victim(config: PolytopeConfig, data: Data, name: str) -> None:
 
 
 def options_of(config: PolytopeConfig, name: str) -> dict[str, Any]:
+    """Return what a network is created with besides its name: published ones have a width."""
     return {"width": config.width} if name in PUBLISHED else {}
 
 

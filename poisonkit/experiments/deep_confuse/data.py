@@ -7,7 +7,7 @@ import torch
 from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
-from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.networks import Context, Cost, width_option
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create
 from poisonkit.models.generators import NoiseGenerator, create_generator
@@ -86,11 +86,6 @@ def networks_of(config: ConfuseConfig) -> list[tuple[str, int | None]]:
     """Return name and width of the attacked network and of the surrogate."""
     surrogate = config.surrogate or config.model
     return [(config.model, config.width), (surrogate, config.surrogate_width or config.width)]
-
-
-def width_option(width: int | None) -> dict[str, int]:
-    """Return the option of a network or generator that sets its width; None is its own."""
-    return {} if width is None else {"width": width}
 
 
 def new_generator(config: ConfuseConfig, like: ImageSet, *, seed: int) -> NoiseGenerator:

@@ -17,10 +17,9 @@ from poisonkit.experiments.deep_confuse.data import (
     networks_of,
     new_generator,
     new_network,
-    width_option,
 )
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
-from poisonkit.experiments.networks import Context, Cost, Transform, training_of
+from poisonkit.experiments.networks import Context, Cost, Transform, training_of, width_option
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
 from poisonkit.models.generators import NoiseGenerator

@@ -11,7 +11,7 @@ from poisonkit.attacks import polytope
 from poisonkit.attacks.surrounding import Procedure as CollisionProcedure
 from poisonkit.attacks.surrounding import Substitute
 from poisonkit.errors import PoisonkitError
-from poisonkit.experiments.metapoison.pairs import Data, Pair, begin, options_of
+from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
 from poisonkit.experiments.metapoison.steps import (
     VICTIM_SEEDS,
@@ -19,7 +19,7 @@ from poisonkit.experiments.metapoison.steps import (
     last_representation,
     train_victim,
 )
-from poisonkit.experiments.networks import Context
+from poisonkit.experiments.networks import Context, width_option
 from poisonkit.experiments.running import Experiment
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create, evaluating, features
@@ -61,7 +61,7 @@ def _fresh(config: MetaConfig, data: Data, unit: Json) -> Classifier:
         like=data.train,
         seed=config.seed + VICTIM_SEEDS + unit["victim"],
         standardise=config.standardise,
-        **options_of(config),
+        **width_option(config.width),
     )
 
 

@@ -1,14 +1,13 @@
 """Who is attacked with what: the images of a MetaPoison trial, and the pair drawn from them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from poisonkit.attacks import metapoison
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.metapoison.setting import MetaConfig
-from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.networks import Context, Cost, width_option
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create, evaluating
 from poisonkit.store import Json
@@ -69,7 +68,7 @@ def begin(config: MetaConfig, number: int, context: Context) -> tuple[Data, Pair
     pair = draw_pair(config, train, test, number)
     metapoison.check_request(train, pair.targets, [pair.wanted] * len(pair.targets), rows=pair.rows)
     for model in dict.fromkeys((config.model, config.surrogate or config.model)):
-        _try(create(model, like=train, seed=0, **options_of(config)), model, pair.targets)
+        _try(create(model, like=train, seed=0, **width_option(config.width)), model, pair.targets)
     Sampler(train, config.recipe, seed=0)
     tested = test.first_per_class(config.tested_per_class)
     return Data(train=train, test=tested), pair, cost
@@ -143,8 +142,3 @@ def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) 
         numbers=tuple(chosen.tolist()),
         wanted=wanted,
     )
-
-
-def options_of(config: MetaConfig) -> dict[str, Any]:
-    """Return what a network of the configuration is created with besides its name."""
-    return {} if config.width is None else {"width": config.width}

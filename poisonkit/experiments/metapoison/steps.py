@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from poisonkit.attacks import metapoison
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import by_batch_statistics
-from poisonkit.experiments.metapoison.pairs import Data, Pair, options_of
+from poisonkit.experiments.metapoison.pairs import Data, Pair
 from poisonkit.experiments.metapoison.setting import MetaConfig
 from poisonkit.experiments.networks import (
     Context,
@@ -20,6 +20,7 @@ from poisonkit.experiments.networks import (
     Measured,
     Transform,
     training_of,
+    width_option,
 )
 from poisonkit.experiments.settings import as_json
 from poisonkit.images import ImageSet
@@ -78,8 +79,13 @@ def crafted(config: MetaConfig, data: Data, pair: Pair, context: Context, cost: 
     }
 
     def fresh(seed: int) -> Classifier:
-        options = options_of(config)
-        return create(model, like=train, seed=seed, standardise=config.standardise, **options)
+        return create(
+            model,
+            like=train,
+            seed=seed,
+            standardise=config.standardise,
+            **width_option(config.width),
+        )
 
     def compute(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
         done = metapoison.craft(
@@ -170,7 +176,7 @@ def train_victim(
         standardise=config.standardise,
         transform=transform,
         watch=watch,
-        options=options_of(config),
+        options=width_option(config.width),
     )
 
 

@@ -10,7 +10,7 @@ from poisonkit.attacks.backdoor import Trigger, craft, random_trigger
 from poisonkit.defenses.spectral import Filtered, spectral_filter
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import predict
-from poisonkit.experiments.networks import Context, Cost, trained_network
+from poisonkit.experiments.networks import Context, Cost, trained_network, width_option
 from poisonkit.experiments.spectral_signatures.setting import HAND_MADE, SpectralConfig
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create
@@ -121,12 +121,8 @@ def train_on(
         label=label,
         cost=cost,
         standardise=config.standardise,
-        **_width(config),
+        **width_option(config.width),
     )
-
-
-def _width(config: SpectralConfig) -> dict[str, int]:
-    return {} if config.width is None else {"width": config.width}
 
 
 def filter_images(config: SpectralConfig, representation: Tensor, data: Poisoned) -> Filtered:
@@ -159,7 +155,7 @@ def check_request(config: SpectralConfig, data: Poisoned, *, taps: Sequence[str]
     and the filter accept its settings; how many images it is to remove depends on no
     feature, so any will do.
     """
-    options = _width(config)
+    options = width_option(config.width)
     network = create(
         config.model, like=data.train, seed=0, standardise=config.standardise, **options
     )
