@@ -140,7 +140,7 @@ QUICK: Mapping[str, object] = {
 }
 #: Two CPU cores': an eighth of the published widths, fewer images, epochs, substitutes,
 #: targets and iterations. So narrow networks have 64 to 336 features; a linear layer on them
-#: cannot fit five hundred images, nor the poisons among them, so victims see a hundred.
+#: fits a part of the poisons only among five hundred images, so victims see a hundred.
 SMALL: Mapping[str, object] = {
     **_ADAM,
     "pretraining_per_class": 1000,
