@@ -39,10 +39,10 @@ def interval(hits, total):
     return (centre - width) / (1 + z * z / total), (centre + width) / (1 + z * z / total)
 
 
-def row(hits, targets=50, *, clean=0.0, **about):
+def row(hits, targets=50, *, clean=0.0, fitted=1.0, **about):
     low, high = interval(hits, targets)
     rates = {"hits": hits, "targets": targets, "rate": hits / targets, "low": low, "high": high}
-    return {**about, **rates, "clean": clean}
+    return {**about, **rates, "clean": clean, "fitted": fitted}
 
 
 def verdict(name, found):
@@ -120,8 +120,9 @@ def distances(polytope, collision, *, distance=(0.64, 0.16)):
 
 def test_figure_1_needs_poisons_that_are_farther_and_succeed_more_often():
     found = OURS["Figure 1"].judge(distances(60, 40))
-    assert (found.verdict, found.n) == ("reproduced", 4)
+    assert (found.verdict, found.n) == ("reproduced", 2)
     assert found.measured == pytest.approx(2)  # 0.8 against 0.4: distances, not their squares
+    assert found.interval == pytest.approx((2, 2))
     assert verdict("Figure 1", distances(41, 40)) == "reproduced"
     assert verdict("Figure 1", distances(40, 40)) == "partly"
     assert verdict("Figure 1", distances(31, 40)) == "partly"
@@ -131,6 +132,17 @@ def test_figure_1_needs_poisons_that_are_farther_and_succeed_more_often():
     alone = distances(60, 40)
     alone.metrics["rows"] = alone.metrics["rows"][:2]
     assert verdict("Figure 1", alone) is None
+
+
+def test_the_interval_of_figure_1_is_that_of_single_targets():
+    """Of each target a mean over victims: 0.4 and 0.6 against 0.2, then 1 and 1 against 1."""
+    several = distances(60, 40)
+    polytope, collision = several.metrics["trials"]
+    polytope["victims"] = [{"to_poison": [0.16, 1.0]}, {"to_poison": [0.36, 1.0]}]
+    collision["victims"] = [{"to_poison": [0.04, 1.0]}, {"to_poison": [0.04, 1.0]}]
+    found = OURS["Figure 1"].judge(several)
+    assert found.interval == pytest.approx((1, 2.5))
+    assert found.measured == pytest.approx(1.5 / 1.2)
 
 
 # Figure 3 -------------------------------------------------------------------------------------
@@ -182,9 +194,9 @@ def test_patterns_count_by_half_the_mean_or_three_quarters_of_the_targets():
 # Figure 5 -------------------------------------------------------------------------------------
 
 
-def bars(victim, polytope, collision, targets=50):
+def bars(victim, polytope, collision, targets=50, clean=0.0):
     return record(
-        row(polytope, targets, objective="polytope", victim=victim),
+        row(polytope, targets, objective="polytope", victim=victim, clean=clean),
         row(collision, targets, objective="collision", victim=victim),
         # Of another victim and of another attack, which do not count here.
         row(targets, targets, objective="polytope", victim="other"),
@@ -196,11 +208,9 @@ def bars(victim, polytope, collision, targets=50):
 def test_a_bar_is_reproduced_where_its_interval_reaches_the_papers(victim):
     name, reported = f"Figure 5: {victim}", COPIED[victim] / 100
     for hits in range(51):
-        own = hits / 50
-        if interval(hits, 50)[1] >= reported:
-            expected = "reproduced"
-        else:
-            expected = "partly" if own >= reported / 2 and hits > 3 else "not"
+        expected = "not"
+        if hits / 50 >= reported / 2 and hits > 3:
+            expected = "reproduced" if interval(hits, 50)[1] >= reported else "partly"
         assert verdict(name, bars(victim, hits, 3)) == expected, hits
     found = OURS[name].judge(bars(victim, 25, 3))
     assert (found.measured, found.n) == (0.5, 50)
@@ -209,18 +219,25 @@ def test_a_bar_is_reproduced_where_its_interval_reaches_the_papers(victim):
 
 def test_the_thresholds_of_the_highest_bar_and_of_the_lowest():
     name = "Figure 5: resnet50"  # 72 %, of which 30 of 50 is within reach and 18 the half
-    assert verdict(name, bars("resnet50", 30, 40)) == "reproduced"
+    assert verdict(name, bars("resnet50", 30, 29)) == "reproduced"
+    assert verdict(name, bars("resnet50", 30, 30)) == "not"
     assert verdict(name, bars("resnet50", 29, 28)) == "partly"
     assert verdict(name, bars("resnet50", 29, 29)) == "not"
     assert verdict(name, bars("resnet50", 18, 17)) == "partly"
     assert verdict(name, bars("resnet50", 17, 0)) == "not"
     name = "Figure 5: senet18"
-    assert verdict(name, bars("senet18", 11, 40)) == "reproduced"
+    assert verdict(name, bars("senet18", 11, 10)) == "reproduced"
     assert verdict(name, bars("senet18", 10, 9)) == "partly"
     assert verdict(name, bars("senet18", 8, 0)) == "not"
-    # Of fewer targets less is asked.
-    assert verdict(name, bars("senet18", 3, 20, targets=20)) == "reproduced"
-    assert verdict(name, bars("senet18", 5, 40, targets=50)) == "not"
+    # An interval that is wide for want of targets is not enough: 15 % is less than half of 34 %.
+    assert verdict(name, bars("senet18", 3, 0, targets=20)) == "not"
+    assert verdict(name, bars("senet18", 4, 0, targets=20)) == "reproduced"
+
+
+def test_a_bar_must_begin_above_the_rate_without_poisons():
+    """11 of 50 begin at 12.8 %."""
+    assert verdict("Figure 5: senet18", bars("senet18", 11, 3, clean=0.12)) == "reproduced"
+    assert verdict("Figure 5: senet18", bars("senet18", 11, 3, clean=0.14)) == "partly"
 
 
 def test_a_bar_needs_both_attacks_on_its_own_victim():
@@ -242,8 +259,10 @@ def test_collision_is_held_against_a_half_and_against_convex_polytope():
     assert (outcome.verdict, outcome.measured, outcome.n) == ("reproduced", 0.3, 100)
     assert outcome.interval == pytest.approx(interval(30, 100))
     assert verdict(name, found((26, 5), (30, 20))) == "partly"
-    assert verdict(name, found((25, 25), (30, 20))) == "partly"
+    # Rates below a half say nothing where Convex Polytope's are no higher.
+    assert verdict(name, found((25, 25), (30, 20))) == "not"
     assert verdict(name, found((26, 25), (30, 20))) == "not"
+    assert verdict(name, found((2, 0), (1, 0))) == "not"
     assert verdict(name, found((), (30, 20))) is None
     assert verdict(name, found((25, 5), ())) is None
 
@@ -294,8 +313,8 @@ def test_capacity_compares_two_large_networks_with_two_small_ones():
 # Figure 7 -------------------------------------------------------------------------------------
 
 
-def layers(victim, last, several, *, clean=0.0, targets=50):
-    about = {"victim": victim, "clean": clean, "targets": targets}
+def layers(victim, last, several, *, clean=0.0, targets=50, fitted=1.0):
+    about = {"victim": victim, "clean": clean, "targets": targets, "fitted": fitted}
     return [row(last, attack="last layer", **about), row(several, attack="all stages", **about)]
 
 
@@ -333,11 +352,11 @@ def test_several_layers_are_judged_on_known_architectures_alone():
     for hits, expected in weakest.items():
         both = end_to_end(layers("dpn92", 1, 50), layers("resnet50", 0, hits), *strangers)
         assert verdict(name, both) == expected
-    # At least twice what the last layer alone does.
-    assert verdict(name, end_to_end(layers("dpn92", 15, 30))) == "reproduced"
-    assert verdict(name, end_to_end(layers("dpn92", 16, 30))) == "partly"
-    # 30 of 50 begin at 46.2 %, 18 end at 49.9 %, 16 at 45.8 %.
-    assert verdict(name, end_to_end(layers("dpn92", 18, 30))) == "not"
+    # 30 of 50 are 60 %, and begin at 46.2 %; 16 end at 45.8 %, 17 at 47.8 %.
+    assert verdict(name, end_to_end(layers("dpn92", 16, 30))) == "reproduced"
+    assert verdict(name, end_to_end(layers("dpn92", 17, 30))) == "not"
+    # A wide interval alone is not 60 %.
+    assert verdict(name, end_to_end(layers("dpn92", 10, 29))) == "partly"
     assert verdict(name, end_to_end(*strangers)) is None
     only = record(row(40, attack="all stages", victim="dpn92"), substitutes=S2)
     assert verdict(name, only) is None
@@ -366,8 +385,23 @@ def test_googlenet_is_compared_with_the_known_architectures():
 # Figure 8 -------------------------------------------------------------------------------------
 
 
-def accuracies(*drops, clean=0.9):
-    return record(*({"clean_accuracy": clean, "accuracy": clean - drop} for drop in drops))
+def test_victims_that_do_not_fit_their_poisons_are_not_judged():
+    known = [layers("dpn92", 1, 40, fitted=0.95), layers("resnet50", 0, 26, fitted=0.86)]
+    assert verdict("Figure 7: several layers", end_to_end(*known)) == "reproduced"
+    assert verdict("Figure 7: last layer", end_to_end(*known)) == "reproduced"
+    known[1] = layers("resnet50", 0, 26, fitted=0.84)
+    googlenet = layers("googlenet", 0, 0, fitted=0.89)
+    for name in ("last layer", "several layers", "GoogLeNet"):
+        assert verdict(f"Figure 7: {name}", end_to_end(*known, googlenet)) is None
+
+
+def accuracies(*drops, clean=0.9, poisons=5, of=50, objective="polytope"):
+    rows = [{"clean_accuracy": clean, "accuracy": clean - drop} for drop in drops]
+    return record(
+        *({**row, "objective": objective} for row in rows),
+        poisons=poisons,
+        fine_tuning_per_class=of,
+    )
 
 
 def test_accuracy_may_drop_by_a_point():
@@ -382,6 +416,14 @@ def test_accuracy_may_drop_by_a_point():
     assert verdict("Figure 8", accuracies(0.0299, -0.009)) == "not"
 
 
+def test_accuracy_is_judged_where_a_tenth_of_a_class_are_poisons_and_for_the_papers_attacks():
+    assert verdict("Figure 8", accuracies(0.0, poisons=5, of=49)) is None
+    assert verdict("Figure 8", accuracies(0.0, objective="bullseye")) is None
+    both = accuracies(0.0, objective="collision")
+    both.metrics["rows"] += accuracies(0.5, objective="bullseye").metrics["rows"]
+    assert OURS["Figure 8"].judge(both).n == 1
+
+
 # What rules look at ---------------------------------------------------------------------------
 
 
@@ -393,8 +435,8 @@ def test_rules_that_speak_of_percentages_name_those_that_their_thresholds_are():
         "Figures 4 and 9": ["at most half", "three quarters"],
         "Figure 5: Feature Collision": ["at most 50 %"],
         "Figure 7: last layer": ["at most 10 points", "20 %"],
-        "Figure 7: several layers": ["60 %", "twice"],
-        "Figure 8": ["at most 1 point", "3 for each"],
+        "Figure 7: several layers": ["60 %", "90 %"],
+        "Figure 8": ["at most 1 point", "3 for each", "a tenth"],
     }
     for name, words in said.items():
         for text in words:

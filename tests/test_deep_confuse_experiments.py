@@ -21,6 +21,7 @@ from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.deep_confuse import steps
 from poisonkit.experiments.deep_confuse.data import begin, load_data
 from poisonkit.experiments.deep_confuse.steps import (
+    accuracy_on_noise,
     float_noise,
     learned_generator,
     noise_images,
@@ -170,7 +171,7 @@ def test_an_attacks_accuracies_are_means_over_its_trials(name, laboratory):
     trials = record.metrics["trials"]
     assert [(trial["generator"], trial["seed"]) for trial in trials] == [(0, 0), (0, 1)]
     found = record.metrics["accuracy"]
-    assert len(found) == 9
+    assert len(found) == 11
     for path, summary in found.items():
         kind, what = path.split(".")
         assert is_summary(summary, [trial[kind][what] for trial in trials]), path
@@ -481,6 +482,26 @@ def test_unrounded_noise_of_another_generator_is_another_training(make_images):
     generator = loud(images, 0.3)
     first, second = (float_noise(generator, checksum=text).about for text in ("abc", "def"))
     assert first != second
+
+
+def test_a_network_is_shown_the_noise_as_it_is_and_in_eval_mode(make_images):
+    """Computed once more, image by image, with values below zero and nothing scaled."""
+    images = make_images(24, size=(16, 16))
+    generator = loud(images, 0.3, scale=1.0)
+    network = create("two_layer_cnn_bn", like=images, seed=3)
+    recipe = EXPERIMENTS["deep_confuse/mnist"].configure(profile="quick").recipe
+    fit(network, images, recipe, seed=0)
+    right = 0
+    with torch.no_grad():
+        network.eval()
+        for x, y in zip(images.x, images.y, strict=True):
+            noise = generator(x[None].float() / 255)
+            assert noise.min() < 0
+            right += int(network(noise).argmax() == y)
+    network.train()
+    assert 0 < right < 24
+    assert accuracy_on_noise(network, generator, images) == right / 24
+    assert network.training
 
 
 def test_noise_alone_is_black_at_minus_epsilon_and_white_at_epsilon(make_images):

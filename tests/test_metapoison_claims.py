@@ -34,10 +34,11 @@ def rates(hits, targets):
     return {"hits": hits, "targets": targets, "rate": hits / targets, "low": low, "high": high}
 
 
-def row(hits, targets=40, *, accuracy=0.9, **about):
+def row(hits, targets=40, *, accuracy=0.9, clean=0.0, **about):
     """Success in eval mode counts; within a training batch it is the contrary here."""
     return {
         **about,
+        "clean_rate": clean,
         **rates(hits, targets),
         "in_batch": rates(targets - hits, targets),
         "accuracy": {"mean": accuracy, "deviation": 0.01},
@@ -72,7 +73,10 @@ def test_the_papers_numbers_are_those_of_its_abstract_and_its_third_section():
 
 def test_rows_made_by_hand_are_like_those_that_experiments_make():
     course = {"success": [0, 1], "in_batch_success": [0, 0], "test": [0.5, 0.9]}
-    assert row_of([{"targets": [3], "course": course}]).keys() == row(1).keys()
+    trial = {"targets": [3], "course": course}
+    asked = {"wanted_class": "dog", "clean": {"predictions": ["cat"]}}
+    assert row_of([trial | asked]).keys() == row(1).keys()
+    assert row_of([trial]).keys() == row(1).keys() - {"clean_rate"}
 
 
 # Figure 3 -------------------------------------------------------------------------------------
@@ -134,7 +138,10 @@ def test_crafting_must_bring_half_of_the_victims_and_more_than_before():
     found = OURS["Figure 3b"].judge(steps(0, 30))
     assert (found.verdict, found.measured, found.n) == ("reproduced", 0.75, 40)
     assert found.interval == pytest.approx(interval(30, 40))
-    assert verdict("Figure 3b", steps(19, 20)) == "reproduced"
+    # Half of them and one more than before is a part; 19 of 40 end at 62.5 %, 31 begin at 62.5 %.
+    assert verdict("Figure 3b", steps(19, 20)) == "partly"
+    assert verdict("Figure 3b", steps(19, 30)) == "partly"
+    assert verdict("Figure 3b", steps(18, 31)) == "reproduced"
     assert verdict("Figure 3b", steps(20, 20)) == "not"
     assert verdict("Figure 3b", steps(30, 25)) == "not"
     # Below a half the intervals must be apart: none of 40 ends at 8.8 %, and of 40 victims
@@ -142,7 +149,8 @@ def test_crafting_must_bring_half_of_the_victims_and_more_than_before():
     assert verdict("Figure 3b", steps(0, 19)) == "partly"
     assert verdict("Figure 3b", steps(0, 8)) == "partly"
     assert verdict("Figure 3b", steps(0, 7)) == "not"
-    assert verdict("Figure 3b", steps(0, 3, targets=4)) == "reproduced"
+    assert verdict("Figure 3b", steps(0, 4, targets=4)) == "reproduced"
+    assert verdict("Figure 3b", steps(0, 3, targets=4)) == "partly"
     assert verdict("Figure 3b", steps(0, 1, targets=4)) == "not"
 
 
@@ -212,10 +220,18 @@ def test_few_poisons_need_half_of_the_victims_or_half_of_the_largest_budget():
     assert verdict("Figure 5a", budgets({40: 0, 200: 0})) == "not"
 
 
-def trained(expected, doubled, plain, regularised):
+def test_a_budget_must_do_more_than_clean_images():
+    """20 of 40 begin at 35.2 %."""
+    for clean, wanted in {0.35: "reproduced", 0.36: "not"}.items():
+        found = budgets({40: 20, 200: 30})
+        found.metrics["rows"][0]["clean_rate"] = clean
+        assert verdict("Figure 5a", found) == wanted
+
+
+def trained(expected, doubled, plain, regularised, *, clean=(0.0, 0.0)):
     return record(
-        row(expected, change="as expected"),
-        row(doubled, change="batches and rate doubled"),
+        row(expected, change="as expected", clean=clean[0]),
+        row(doubled, change="batches and rate doubled", clean=clean[1]),
         row(plain, change="no momentum"),
         row(regularised, change="regularised"),
         row(0, change="vgg11"),  # another network is none of the three changes
@@ -232,6 +248,13 @@ def test_every_change_of_training_must_leave_half_of_the_success():
     assert verdict(name, trained(30, 14, 14, 14)) == "not"
     assert verdict(name, trained(20, 10, 10, 10)) == "reproduced"
     assert verdict(name, trained(19, 40, 40, 40)) == "not"
+
+
+def test_victims_of_clean_images_trained_in_the_same_way_do_not_count_as_success():
+    """20 of 40 begin at 35.2 %."""
+    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0.35, 0.35))) == "reproduced"
+    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0.36, 0.0))) == "not"
+    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0.0, 0.36))) == "partly"
 
 
 def test_figure_5b_needs_the_expected_training_and_all_three_changes():
@@ -283,12 +306,27 @@ def test_poisons_must_stay_half_as_far_as_their_bases_and_farther_than_collision
     assert verdict("Figure 6b", features((0.6, 1.0, 0.6), (1.6, 2.0, 0.2))) == "not"
 
 
-def scenarios(usual, third=0, several=0):
-    return record(
-        row(usual, scenario="one target"),
-        row(third, scenario="third party"),
-        row(several, 120, scenario="several targets"),
-    )
+def scenarios(usual, third=0, several=0, *, clean=(0, 0)):
+    """Trials by how many of 40 give the first target the wanted label, anyway or on poisons."""
+    hits = {"one target": usual, "third party": third, "several targets": several}
+    anyway = {"one target": clean[0], "third party": clean[1], "several targets": clean[0]}
+
+    def answers(right, several):
+        # The other targets, which no other attack has, are always given the label.
+        return {"predictions": ["wanted" if right else "own", *several * ["wanted"]]}
+
+    trials = [
+        {
+            "scenario": name,
+            "wanted_class": "wanted",
+            **answers(number < count, others),
+            "clean": answers(number < anyway[name], others),
+        }
+        for name, count in hits.items()
+        for others in [2 * (name == "several targets")]
+        for number in range(40)
+    ]
+    return record(trials=trials)
 
 
 def test_a_third_party_needs_four_fifths_of_the_usual_rate():
@@ -299,15 +337,18 @@ def test_a_third_party_needs_four_fifths_of_the_usual_rate():
     assert verdict(name, scenarios(30, third=23)) == "partly"
     assert verdict(name, scenarios(30, third=15)) == "partly"
     assert verdict(name, scenarios(30, third=14)) == "not"
+    # 24 of 40 begin at 44.6 %.
+    assert verdict(name, scenarios(30, third=24, clean=(0, 17))) == "reproduced"
+    assert verdict(name, scenarios(30, third=24, clean=(0, 18))) == "not"
 
 
 def test_several_targets_need_some_successes_and_fewer_than_usual():
     name = "Figure 6c: several targets"
-    found = OURS[name].judge(scenarios(30, several=72))  # of 120: rates, and not numbers of them
-    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.6, 120)
-    assert verdict(name, scenarios(30, several=73)) == "partly"
-    assert verdict(name, scenarios(30, several=89)) == "partly"
-    assert verdict(name, scenarios(30, several=90)) == "not"
+    found = OURS[name].judge(scenarios(30, several=24))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.6, 40)
+    assert verdict(name, scenarios(30, several=25)) == "partly"
+    assert verdict(name, scenarios(30, several=29)) == "partly"
+    assert verdict(name, scenarios(30, several=30)) == "not"
     assert verdict(name, scenarios(30, several=1)) == "reproduced"
     assert verdict(name, scenarios(30, several=0)) == "not"
 
@@ -317,6 +358,9 @@ def test_scenarios_mean_nothing_where_the_usual_attack_fails(name):
     for usual in (0, 19):
         assert verdict(f"Figure 6c: {name}", scenarios(usual, third=19, several=12)) == "not"
     assert verdict(f"Figure 6c: {name}", scenarios(20, third=20, several=12)) == "reproduced"
+    # 20 of 40 begin at 35.2 %; 15 of them are 37.5 %.
+    found = scenarios(20, third=20, several=12, clean=(15, 0))
+    assert verdict(f"Figure 6c: {name}", found) == "not"
 
 
 # What rules look at ---------------------------------------------------------------------------
@@ -326,7 +370,7 @@ def test_rules_that_speak_of_percentages_name_those_that_their_thresholds_are():
     """What the words say is what the tests above have found."""
     said = {
         "Figure 3a": ["last third", "at most half"],
-        "Figure 3b": ["at least half", "at most 2 points", "intervals apart"],
+        "Figure 3b": ["at least half", "at most 2 points", "intervals are apart"],
         "Figure 4": ["at least 90 %", "at most 2 points", "at least 50 %", "lower end"],
         "Figure 5a": ["at least 50 %", "at least half of the rate with the largest"],
         "Figure 5b": ["each of the three changes at least half"],

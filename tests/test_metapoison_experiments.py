@@ -156,6 +156,13 @@ def counts(row: Json, trials: Sequence[Json]) -> None:
     if len(trials) > 1:
         assert row["accuracy"]["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
     assert row["victims"] == len(trials)
+    anyway = [
+        answer == trial["wanted_class"]
+        for trial in trials
+        if "clean" in trial
+        for answer in trial["clean"]["predictions"]
+    ]
+    assert row.get("clean_rate") == (np.mean(anyway) if anyway else None)
 
 
 def check_rows(rows: Sequence[Json], trials: Sequence[Json], *keys: str) -> None:
@@ -333,10 +340,13 @@ def test_victims_that_are_trained_otherwise_meet_the_poisons_that_were_made_for_
             # A network's own width, whatever that of the surrogates.
             other = replace(config, model=trial["change"], width=None)
             is_of(trial, victim(other, whole, 0), pair, data)
-    # All of them are trained on the same images.
-    new = {key: spec for key, spec in laboratory.networks().items() if key not in before}
-    assert {spec["data"] for spec in new.values()} == {whole.checksum}
-    assert len(new) == 2 * (len(record.metrics["rows"]) - 1)
+            clean = chances(victim(other, data.train, 0), pair.targets.x)[:, pair.wanted]
+            assert trial["clean"]["wanted_probability"] == pytest.approx(clean.tolist(), rel=1e-5)
+    # One for each change and victim is trained on the clean images, one on the poisoned ones.
+    new = [spec["data"] for key, spec in laboratory.networks().items() if key not in before]
+    changed = 2 * (len(record.metrics["rows"]) - 1)
+    assert {data.train.checksum, whole.checksum} == set(new)
+    assert new.count(whole.checksum) == new.count(data.train.checksum) == changed
 
 
 @pytest.mark.parametrize("profile", ["quick", "small", "paper"])
@@ -567,8 +577,8 @@ def test_each_target_of_the_class_is_attacked_once_by_each_victim_and_asked_of_a
         own = replace(config, target=trial["target"])
         data, pair, poisons = laboratory.attack(own)
         clean = chances(victim(config, data.train, trial["victim"]), test.x[trial["targets"]])[0]
-        assert trial["clean_wanted_probability"] == pytest.approx(clean[3], rel=1e-5)
-        assert trial["clean_prediction"] == str(clean.argmax())
+        assert trial["clean"]["wanted_probability"] == pytest.approx([clean[3]], rel=1e-5)
+        assert trial["clean"]["predictions"] == [str(clean.argmax())]
         whole = with_poisons(data, pair.rows, poisons.last.images)
         is_of(trial, victim(config, whole, trial["victim"]), pair, data)
     check_rows(record.metrics["rows"], trials, "target")

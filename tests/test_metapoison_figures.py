@@ -326,6 +326,16 @@ def test_every_change_has_two_rates_with_intervals_and_a_dot_for_each_pair(key):
     assert legend(figure) == ["eval mode", "in a training batch", "one pair, eval mode"]
 
 
+def test_what_clean_victims_do_anyway_stands_beside_each_change():
+    record = changed("switch", CHANGES["switch"])
+    for entry, share in zip(record.metrics["rows"], (0.25, 0.0), strict=True):
+        entry["clean_rate"] = share
+    figure = rates_figure(record)
+    assert points(figure.axes[0], "|") == [(25, 0), (0, 1)]
+    assert legend(figure)[-1] == "victims of clean images, eval mode"
+    assert list(rates_table(record).data["Clean victims"]) == ["25 %", "0 %"]
+
+
 def test_the_table_of_changes_has_their_numbers():
     record = changed("switch", CHANGES["switch"])
     record.metrics["rows"][1]["accuracy"]["deviation"] = None
@@ -353,6 +363,8 @@ def test_limits_have_no_dots_of_pairs_and_only_a_filter_leaves_poisons():
 
 def test_budgets_have_a_line_for_each_pair_and_one_for_all():
     rows = [row(0, 1, budget=15, deviation=0.02), row(7, 1, budget=30, mean=0.8, deviation=None)]
+    for entry in rows:
+        entry["clean_rate"] = 0.05
     singles = [
         row(hits, 0, 10, budget=budget, pair=pair)
         for budget, both in ((15, (0, 0)), (30, (1, 6)))
@@ -362,6 +374,7 @@ def test_budgets_have_a_line_for_each_pair_and_one_for_all():
     assert curve(left, CALLED[0]) == ([15, 30], [0, 10])
     assert curve(left, CALLED[1]) == ([15, 30], [0, 60])
     check_rates(left.containers[0], [15, 30], rows)
+    assert curve(left, "clean victims")[1] == [5, 5]
     assert left.containers[0].get_label() == "all pairs"
     assert left.get_ylabel() == "targets given the wanted label (%)"
     check_bars(right.containers[0], [15, 30], [90, 80], [(88, 92), (80, 80)])
@@ -376,7 +389,7 @@ def test_every_target_has_a_dot_by_what_clean_networks_and_victims_think_of_it()
     values = [(1e-5, 0.9, 1.0), (0.3, 0.8, 1.0), (1e-3, 0.02, 0.0)]
     trials = [
         {
-            "clean_wanted_probability": clean,
+            "clean": {"wanted_probability": [clean]},
             "wanted_probability": [poisoned],
             # It is the last epoch that counts.
             "course": {"success": [1 - success, success]},

@@ -22,6 +22,10 @@ FIGURE_5 = {
 }
 #: Section 4.3: with several layers all gray-box attacks succeed more often than that.
 GRAY_BOX = 0.6
+#: Victims overfit, says the paper; of one that fits less of its poisons no attack can be judged.
+FITTED = 0.9
+#: The paper poisons five of fifty images of a class.
+POISONED_OF_CLASS = 0.1
 
 
 def _rate(rows: Sequence[Json], *, verdict: Verdict = "not") -> Outcome:
@@ -45,14 +49,14 @@ def judge_proposition(record: Record) -> Outcome | None:
     return Outcome(measured=hits / total, interval=wilson(hits, total), n=total, verdict=verdict)
 
 
-def _pairs(record: Record, objective: str, key: str) -> list[float]:
-    return [
-        float(value)
-        for trial in record.metrics["trials"]
-        if trial["objective"] == objective
-        for entry in trial["victims"]
-        for value in entry[key]
-    ]
+def _distances(record: Record, objective: str) -> list[float]:
+    """Return for each target the distance of its poisons, a mean over the victims."""
+    found = []
+    for trial in record.metrics["trials"]:
+        if trial["objective"] == objective:
+            squares = zip(*(entry["to_poison"] for entry in trial["victims"]), strict=True)
+            found += [mean_and_deviation([d**0.5 for d in own])[0] for own in squares]
+    return found
 
 
 def judge_distance(record: Record) -> Outcome | None:
@@ -61,17 +65,15 @@ def judge_distance(record: Record) -> Outcome | None:
     if not all(rows.values()):
         return None
     rates = {name: _rate(found).measured for name, found in rows.items()}
-    distances = {
-        name: mean_and_deviation([d**0.5 for d in _pairs(record, name, "to_poison")])[0]
-        for name in rows
-    }
+    distances = {name: _distances(record, name) for name in rows}
+    ratios = [p / c for p, c in zip(distances["polytope"], distances["collision"], strict=True)]
+    ratio = sum(distances["polytope"]) / sum(distances["collision"])
     verdict: Verdict = "not"
-    if distances["polytope"] > distances["collision"]:
+    if ratio > 1:
         difference = rates["polytope"] - rates["collision"]
         verdict = "reproduced" if difference > 0 else "partly" if difference >= -0.05 else "not"
-    ratio = distances["polytope"] / distances["collision"]
-    count = len(_pairs(record, "polytope", "to_poison"))
-    return Outcome(measured=ratio, interval=(ratio, ratio), n=count, verdict=verdict)
+    interval = (min(ratios), max(ratios))
+    return Outcome(measured=ratio, interval=interval, n=len(ratios), verdict=verdict)
 
 
 def judge_dropout(record: Record) -> Outcome | None:
@@ -115,11 +117,11 @@ def judge_victim(victim: str) -> Callable[[Record], Outcome | None]:
             return None
         reported = FIGURE_5[victim] / 100
         found = _rate(own)
+        without = sum(row["clean"] * row["targets"] for row in own) / found.n
         verdict: Verdict = "not"
-        if found.interval[1] >= reported:
-            verdict = "reproduced"
-        elif found.measured > _rate(other).measured and found.measured >= reported / 2:
-            verdict = "partly"
+        if found.measured > _rate(other).measured and found.measured >= reported / 2:
+            reached = found.interval[0] > without and found.interval[1] >= reported
+            verdict = "reproduced" if reached else "partly"
         return _rate(own, verdict=verdict)
 
     return judge
@@ -133,7 +135,8 @@ def judge_collision(record: Record) -> Outcome | None:
         return None
     below = all(row["rate"] <= 0.5 for row in own)
     less = _rate(own).measured < _rate(polytope).measured
-    verdict: Verdict = "reproduced" if below and less else "partly" if below or less else "not"
+    # Where nothing transfers, every rate is below a half.
+    verdict: Verdict = "not" if not less else "reproduced" if below else "partly"
     return _rate(own, verdict=verdict)
 
 
@@ -166,9 +169,16 @@ def judge_capacity(record: Record) -> Outcome | None:
     return _rate(large, verdict=verdict)
 
 
+def _attack(record: Record, attack: str, **values: object) -> list[Json]:
+    """Return an attack's rows if its victims fit their poisons, else none."""
+    rows = _own(record, attack=attack, **values)
+    fitted = rows and mean_and_deviation([row["fitted"] for row in rows])[0] >= FITTED
+    return rows if fitted else []
+
+
 def judge_last_layer(record: Record) -> Outcome | None:
     """Judge Figure 7's single layer, which hardly ever succeeds."""
-    own = _own(record, attack="last layer")
+    own = _attack(record, "last layer")
     if not own:
         return None
     found = _rate(own)
@@ -182,23 +192,22 @@ def judge_last_layer(record: Record) -> Outcome | None:
 def judge_several_layers(record: Record) -> Outcome | None:
     """Judge Figure 7's several layers against victims of the substitutes' architectures."""
     known = record.config["substitutes"]
-    own = [row for row in _own(record, attack="all stages") if row["victim"] in known]
-    single = [row for row in _own(record, attack="last layer") if row["victim"] in known]
+    own = [row for row in _attack(record, "all stages") if row["victim"] in known]
+    single = [row for row in _attack(record, "last layer") if row["victim"] in known]
     if not own or not single:
         return None
     found, one = _rate(own), _rate(single)
     verdict: Verdict = "not"
-    if all(row["high"] >= GRAY_BOX for row in own) and found.measured >= 2 * one.measured:
-        verdict = "reproduced"
-    elif found.interval[0] > one.interval[1]:
-        verdict = "partly"
+    if found.interval[0] > one.interval[1]:
+        reached = found.measured >= GRAY_BOX and all(row["high"] >= GRAY_BOX for row in own)
+        verdict = "reproduced" if reached else "partly"
     return _rate(own, verdict=verdict)
 
 
 def judge_googlenet(record: Record) -> Outcome | None:
     """Judge Figure 7's exception."""
     known = record.config["substitutes"]
-    rows = _own(record, attack="all stages")
+    rows = _attack(record, "all stages")
     own = [row for row in rows if row["victim"] == "googlenet"]
     others = [row for row in rows if row["victim"] in known]
     if not own or not others:
@@ -212,7 +221,11 @@ def judge_googlenet(record: Record) -> Outcome | None:
 
 def judge_accuracy(record: Record) -> Outcome | None:
     """Judge Figure 8 by what the poisons cost the victims on test images."""
-    drops = [row["clean_accuracy"] - row["accuracy"] for row in record.metrics["rows"]]
+    config = record.config
+    rows = [r for r in record.metrics["rows"] if r["objective"] in ("collision", "polytope")]
+    if not rows or config["poisons"] > POISONED_OF_CLASS * config["fine_tuning_per_class"]:
+        return None
+    drops = [row["clean_accuracy"] - row["accuracy"] for row in rows]
     mean = mean_and_deviation(drops)[0]
     verdict: Verdict = "reproduced" if max(drops) <= 0.01 else "not"
     if verdict == "not" and mean <= 0.01 and max(drops) <= 0.03:
@@ -221,6 +234,7 @@ def judge_accuracy(record: Record) -> Outcome | None:
 
 
 _WILSON = "Interval: 95 % (Wilson) over targets and victims"
+_IF_FITTED = "Judged only where victims fit at least 90 % of their poisons"
 _exhibit = partial(Exhibit, paper=POLYTOPE)
 _transfer = partial(_exhibit, experiment="convex_polytope/transfer")
 _end_to_end = partial(_exhibit, experiment="convex_polytope/end_to_end")
@@ -244,7 +258,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         unit="number",
         rule="reproduced if it is above 1 and Convex Polytope succeeds more often over all "
         "victims; partly if it is above 1 and it succeeds at most 5 points less often; not "
-        "otherwise",
+        "otherwise. Interval: lowest and highest target",
         judge=judge_distance,
     ),
     _exhibit(
@@ -275,9 +289,10 @@ EXHIBITS: tuple[Exhibit, ...] = (
             claim="Convex Polytope transfers to networks that it was not made with",
             quantity="targets taken for the poisons' class",
             reported=reported / 100,
-            rule="reproduced if the interval reaches the reported rate or lies above it; partly "
-            "if the rate is at least half of it and above Feature Collision's; not otherwise. "
-            "Interval: 95 % (Wilson) over the targets",
+            rule="partly if the rate is at least half of the reported one and above Feature "
+            "Collision's; reproduced if, moreover, its interval begins above the rate without "
+            "poisons and reaches the reported rate or lies above it; not otherwise. Interval: 95 % "
+            "(Wilson) over the targets",
             judge=judge_victim(victim),
         )
         for victim, reported in FIGURE_5.items()
@@ -286,8 +301,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         exhibit="Figure 5: Feature Collision",
         claim="Feature Collision never succeeds with more than half of the targets",
         quantity="targets taken for the poisons' class, all victims",
-        rule="reproduced if the rate is at most 50 % for every victim, and below Convex "
-        f"Polytope's over all; partly if one of both holds; not otherwise. {_WILSON}",
+        rule="partly if the rate over all victims is below Convex Polytope's; reproduced if, "
+        f"moreover, it is at most 50 % for every victim; not otherwise. {_WILSON}",
         judge=judge_collision,
     ),
     _exhibit(
@@ -314,7 +329,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="surrounding the target in the last layer hardly works against end-to-end training",
         quantity="targets taken for the poisons' class, all victims",
         rule="reproduced if the rate is at most 10 points above that without poisons and the "
-        "interval ends at 20 % at most; partly if the first holds; not otherwise. " + _WILSON,
+        "interval ends at 20 % at most; partly if the first holds; not otherwise. "
+        f"{_IF_FITTED}. {_WILSON}",
         judge=judge_last_layer,
     ),
     _end_to_end(
@@ -323,9 +339,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "architectures",
         quantity="targets taken for the poisons' class, victims of the substitutes' architectures",
         reported=GRAY_BOX,
-        rule="reproduced if the interval of every such victim reaches 60 % or lies above it, and "
-        "the rate is at least twice that of the last layer alone; partly if the interval lies "
-        f"above that of the last layer alone; not otherwise. {_WILSON}",
+        rule="partly if the interval lies above that of the last layer alone; reproduced if, "
+        "moreover, the rate is at least 60 % and every such victim's interval reaches 60 % or lies "
+        f"above it; not otherwise. {_IF_FITTED}. {_WILSON}",
         judge=judge_several_layers,
     ),
     _end_to_end(
@@ -333,16 +349,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="it remains very difficult to transfer to GoogLeNet",
         quantity="targets that GoogLeNet takes for the poisons' class, several layers",
         rule="reproduced if the interval lies below that of the known architectures, and the rate "
-        "is at most half of theirs; partly if only the second holds; not otherwise. Interval: "
-        "95 % (Wilson) over the targets",
+        "is at most half of theirs; partly if only the second holds; not otherwise. "
+        f"{_IF_FITTED}. Interval: 95 % (Wilson) over the targets",
         judge=judge_googlenet,
     ),
     _transfer(
         exhibit="Figure 8",
         claim="the accuracy on clean test images does not drop obviously",
-        quantity="accuracy without poisons less that with them, mean over victims and objectives",
+        quantity="accuracy without poisons less that with them, mean over victims and the paper's "
+        "two attacks",
         rule="reproduced if it is at most 1 point for each of them; partly if at most 1 on average "
-        "and 3 for each; not otherwise. Interval: lowest and highest",
+        "and 3 for each; not otherwise. Judged only where, as in the paper, at most a tenth of a "
+        "class are poisons. Interval: lowest and highest",
         judge=judge_accuracy,
     ),
 )

@@ -58,9 +58,10 @@ def judge_steps(record: Record) -> Outcome | None:
     rows = record.metrics["rows"]
     first, last = rows[0], rows[-1]
     kept = first["accuracy"]["mean"] - last["accuracy"]["mean"] <= MARGINAL
+    apart, often = last["low"] > first["high"], last["rate"] >= OFTEN
     verdict: Verdict = "not"
-    if last["low"] > first["high"] or (last["rate"] >= OFTEN and last["rate"] > first["rate"]):
-        verdict = "reproduced" if kept and last["rate"] >= OFTEN else "partly"
+    if apart or (often and last["rate"] > first["rate"]):
+        verdict = "reproduced" if apart and often and kept else "partly"
     return _rate(last, verdict)
 
 
@@ -75,6 +76,11 @@ def judge_victims(record: Record) -> Outcome | None:
     return _rate(whole, verdict)
 
 
+def _beyond_clean(row: Json) -> bool:
+    """Tell whether more targets are given the wanted label than by victims of clean images."""
+    return bool(row["low"] > row["clean_rate"])
+
+
 def judge_budget(record: Record) -> Outcome | None:
     """Judge Figure 5a by the smallest budget of at least 3 % of the training data."""
     rows = record.metrics["rows"]
@@ -85,10 +91,9 @@ def judge_budget(record: Record) -> Outcome | None:
     least = min(low, key=lambda row: row["budget"])
     most = max(rows, key=lambda row: row["budget"])
     verdict: Verdict = "not"
-    if least["rate"] >= OFTEN:
-        verdict = "reproduced"
-    elif least["rate"] >= most["rate"] / 2 > 0:
-        verdict = "partly"
+    if least["low"] > least["clean_rate"]:
+        enough = least["rate"] >= most["rate"] / 2
+        verdict = "reproduced" if least["rate"] >= OFTEN else "partly" if enough else "not"
     return _rate(least, verdict)
 
 
@@ -102,11 +107,11 @@ def judge_training(record: Record) -> Outcome | None:
     ]
     if "as expected" not in rows or len(changes) < 3:
         return None
-    expected = rows["as expected"]["rate"]
+    expected = rows["as expected"]
     least = min(changes, key=lambda row: row["rate"])
-    enough = [row["rate"] >= expected / 2 for row in changes]
+    enough = [row["rate"] >= expected["rate"] / 2 and _beyond_clean(row) for row in changes]
     verdict: Verdict = "not"
-    if expected >= OFTEN:
+    if expected["rate"] >= OFTEN and _beyond_clean(expected):
         verdict = "reproduced" if all(enough) else "partly" if any(enough) else "not"
     return _rate(least, verdict)
 
@@ -135,19 +140,31 @@ def judge_features(record: Record) -> Outcome | None:
     return Outcome(measured=found, interval=interval, n=len(ratios), verdict=verdict)
 
 
+def _of_first_target(record: Record, scenario: str) -> Json:
+    """Count what became of each pair's first target, which all of its attacks have."""
+    own = [t for t in record.metrics["trials"] if t["scenario"] == scenario]
+    hits, anyway = (
+        sum(answers["predictions"][0] == trial["wanted_class"] for trial, answers in found)
+        for found in ([(t, t) for t in own], [(t, t["clean"]) for t in own])
+    )
+    low, _ = wilson(hits, len(own))
+    rates = {"rate": hits / len(own), "clean_rate": anyway / len(own), "low": low}
+    return {"hits": hits, "targets": len(own), **rates}
+
+
 def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
-    """Judge a bar of Figure 6c beside that of one target."""
+    """Judge a bar of Figure 6c beside that of one target, by the target that both have."""
 
     def judge(record: Record) -> Outcome | None:
-        rows = {row["scenario"]: row for row in record.metrics["rows"]}
-        own, usual = rows[name], rows["one target"]
+        own, usual = (_of_first_target(record, kind) for kind in (name, "one target"))
         verdict: Verdict = "not"
-        if usual["rate"] < OFTEN:
+        if usual["rate"] < OFTEN or not _beyond_clean(usual):
             return _rate(own, verdict)
         # Of whole numbers, so that four fifths are 0.8: 0.6 / 0.75 is less.
         share = own["hits"] * usual["targets"] / (usual["hits"] * own["targets"])
         if name == "third party":
-            verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
+            if _beyond_clean(own):
+                verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
         elif own["hits"]:
             verdict = "reproduced" if share <= 0.8 else "partly" if share < 1 else "not"
         return _rate(own, verdict)
@@ -157,6 +174,7 @@ def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
 
 _SUCCESS = "targets given the wanted label, all pairs and victims"
 _INTERVAL = "interval: 95 % for the rate"
+_BEYOND = "only rates whose interval begins above that of victims of clean images count"
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -179,10 +197,10 @@ EXHIBITS: tuple[Exhibit, ...] = (
         exhibit="Figure 3b",
         claim="success in victims grows with the crafting steps, their accuracy hardly changes",
         quantity="targets given the wanted label after the last crafting step",
-        rule="reproduced: after the last step at least half of the victims, and more than before "
-        f"the first, give the wanted label, and the accuracy is at most {100 * MARGINAL:.0f} "
-        "points below that before the first; partly: more do, the intervals apart, or the "
-        f"accuracy falls further; {_INTERVAL}",
+        rule="reproduced: after the last step at least half of the victims give the wanted label, "
+        "the interval lies above that before the first, and the accuracy is at most "
+        f"{100 * MARGINAL:.0f} points lower; partly: the intervals are apart, or at least half of "
+        f"the victims do and more than before; {_INTERVAL}",
         experiment="metapoison/crafting",
         judge=judge_steps,
     ),
@@ -206,7 +224,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         quantity="targets given the wanted label with the smallest budget from 3 to 10 %",
         reported=OFTEN,
         rule="reproduced: at least 50 % (the abstract: over 50 % with 3 to 10 % of the data); "
-        f"partly: at least half of the rate with the largest budget; {_INTERVAL}",
+        f"partly: at least half of the rate with the largest budget; {_BEYOND}; {_INTERVAL}",
         experiment="metapoison/budget",
         judge=judge_budget,
     ),
@@ -216,8 +234,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="poisons survive other batch sizes and rates, another optimizer, regularisation",
         quantity="targets given the wanted label under the change that hurts most",
         rule="reproduced: at least half of the victims give the wanted label as expected, and "
-        "under each of the three changes at least half as many; partly: under some; "
-        f"{_INTERVAL}",
+        f"under each of the three changes at least half as many; partly: under some; {_BEYOND} "
+        f"trained in the same way; {_INTERVAL}",
         experiment="metapoison/training",
         judge=judge_training,
     ),
@@ -249,7 +267,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="poisons of one class give the target the label of another one",
         quantity=_SUCCESS,
         rule="reproduced: at least 80 % of the usual attack's rate; partly: at least 50 %; "
-        f"neither if the usual attack succeeds less than half of the time; {_INTERVAL}",
+        f"neither if the usual attack succeeds less than half of the time; {_BEYOND}; {_INTERVAL}",
         experiment="metapoison/scenarios",
         judge=judge_scenario("third party"),
     ),
@@ -257,10 +275,11 @@ EXHIBITS: tuple[Exhibit, ...] = (
         paper=META,
         exhibit="Figure 6c: several targets",
         claim="with several targets at once the attack becomes less reliable",
-        quantity=_SUCCESS,
+        quantity="the target that the usual attack has, too, given the wanted label, all pairs and "
+        "victims",
         rule="reproduced: some succeed, and at most 80 % of the usual attack's rate; partly: fewer "
-        "than in the usual attack; neither if that succeeds less than half of the time; "
-        f"{_INTERVAL}",
+        "than in the usual attack; neither if that succeeds less than half of the time or no more "
+        f"often than victims of clean images; {_INTERVAL}",
         experiment="metapoison/scenarios",
         judge=judge_scenario("several targets"),
     ),

@@ -98,6 +98,9 @@ def rows_of(trials: Sequence[Json], key: str) -> list[Json]:
                 "clean_accuracy": own[0]["clean_accuracy"],
             }
         )
+        if "fitted" in own[0]:
+            fitted = [share for entry in own for share in entry["fitted"]]
+            rows[-1]["fitted"] = sum(fitted) / len(fitted)
         if "unrounded" in own[0]:
             rows[-1]["unrounded"] = success(own, label, of="unrounded")["rate"]
     return rows
@@ -110,7 +113,7 @@ def _summary(config: ObjectivesConfig, trials: Sequence[Json]) -> Json:
 TRANSFER = Experiment(
     name="convex_polytope/transfer",
     summary="Figures 1, 4, 5 and 8: Feature Collision and Convex Polytope against eight victims",
-    version=1,
+    version=2,
     config=ObjectivesConfig,
     profiles=profiles_of(),
     variants={"paper": {}, "released": RELEASED},

@@ -103,19 +103,22 @@ def attack_frozen(
     Returns
     -------
     For each target what it is taken for (``predictions``; ``unrounded``, from poisons
-    before rounding; ``clean``, without poisons), the squared distances to its polytope
-    and to a poison, and the accuracy on test images; ``clean_accuracy`` without poisons.
+    before rounding; ``clean``, without poisons), the share of its poisons that are
+    ``fitted``, the squared distances to its polytope and to a poison, and the accuracy on
+    test images; ``clean_accuracy`` without poisons.
     """
     network = victim(config, data, name, context, cost)
     [layer] = taps_of(network, name, "last")
     frozen = FrozenVictim(config, data, network, layer)
     clean, poisoned = frozen.fine_tune(), frozen.fine_tune(poisons.rounded)
+    fitted = classify(*poisoned, frozen.poisoned_features(poisons.rounded)) == data.poison_label
     to_polytope, to_poison = frozen.distances(poisons.rounded, poisons.targets)
     return {
         "victim": name,
         "predictions": frozen.predict(*poisoned, poisons.targets),
         "unrounded": frozen.predict(*frozen.fine_tune(poisons.images), poisons.targets),
         "clean": frozen.predict(*clean, poisons.targets),
+        "fitted": fitted.double().mean(1).tolist(),
         "to_polytope": to_polytope,
         "to_poison": to_poison,
         "accuracy": frozen.accuracies(*poisoned),

@@ -17,6 +17,7 @@ from poisonkit.experiments.deep_confuse.setting import (
 from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     accuracies,
+    accuracy_on_noise,
     float_noise,
     learned_generator,
     noise_images,
@@ -74,6 +75,10 @@ def attack_trial(
             "test": course["test"],
         },
         "unrounded": accuracies(unrounded, data.test),
+        "on_noise": {
+            part: accuracy_on_noise(network, learned.generator, images)
+            for part, images in (("train", data.train), ("test", data.test))
+        },
         "noise_alone": {
             "train": accuracies(by_noise, train_noise)["accuracy"],
             "test": accuracies(by_noise, test_noise)["accuracy"],
@@ -134,8 +139,7 @@ def attack_summary(config: ConfuseConfig, trials: Sequence[Json]) -> Json:
             for how in ("accuracy", "batch_statistics")
         ),
         ("perturbed", "on_perturbed_test"),
-        ("noise_alone", "train"),
-        ("noise_alone", "test"),
+        *((kind, part) for kind in ("on_noise", "noise_alone") for part in ("train", "test")),
     )
     found: Json = {}
     for kind, name in paths:
@@ -152,7 +156,7 @@ def _attack_on(dataset: str, shown: str, **profiles: Any) -> Experiment:
     return Experiment(
         name=f"deep_confuse/{dataset}",
         summary=f"Tables 1 and 2, Figures 2, 3, 8 and 9: what noise on {shown} does to training",
-        version=1,
+        version=2,
         config=ConfuseConfig,
         profiles=profiles_of(dataset, **profiles),
         variants=variants_of(dataset),

@@ -21,7 +21,7 @@ from poisonkit.experiments.deep_confuse.data import (
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.networks import Context, Cost, Transform, training_of, width_option
 from poisonkit.images import ImageSet
-from poisonkit.models import Classifier
+from poisonkit.models import Classifier, evaluating
 from poisonkit.models.generators import NoiseGenerator
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
@@ -208,8 +208,22 @@ def _add_generated(generator: NoiseGenerator, network: nn.Module, x: Tensor, y: 
         return (x + generator(x)).clamp(0, 1)
 
 
+@torch.no_grad()
+def accuracy_on_noise(network: Classifier, generator: NoiseGenerator, images: ImageSet) -> float:
+    """Return how often a network names an image's label that sees its noise alone (Table 2).
+
+    The input is the noise as it is, values within [-epsilon, epsilon], not an image.
+    """
+    with evaluating(network):
+        right = [
+            network(noise_of(generator, x)).argmax(1) == y
+            for x, y in zip(images.x.split(1000), images.y.split(1000), strict=True)
+        ]
+    return float(torch.cat(right).double().mean())
+
+
 def noise_images(generator: NoiseGenerator, images: ImageSet) -> ImageSet:
-    """Return the noise alone as images: -epsilon is black, +epsilon is white (Table 2)."""
+    """Return the noise alone as images: -epsilon is black, +epsilon is white."""
     noise = noise_of(generator, images.x)
     x = ((noise / generator.epsilon + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return replace(images, x=x, name=f"{images.name} (noise)")

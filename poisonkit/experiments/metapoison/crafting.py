@@ -99,7 +99,7 @@ def _victim_trial(
 ) -> tuple[Json, dict[str, Tensor]]:
     """Train a victim on a pair's poisons, or one on clean images beside all of them."""
     if unit["pair"] is not None:
-        return attack(config, unit, context)
+        return attack(config, unit, context, beside_clean=False)
     data, _, cost = begin(config, 0, context)
     test = context.load(config.dataset, "test", image_size=config.image_size)
     pairs = {

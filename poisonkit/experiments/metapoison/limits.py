@@ -13,7 +13,6 @@ from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profi
 from poisonkit.experiments.metapoison.steps import (
     crafted,
     last_representation,
-    target_logits,
     train_victim,
 )
 from poisonkit.experiments.metapoison.victims import attack, outcome, rows_by, runs
@@ -186,19 +185,8 @@ def _target_check(config: TargetsConfig, unit: Json, context: Context) -> object
 def _target_trial(
     config: TargetsConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
-    """Attack one target, and ask a network that was trained on clean images about it."""
-    chosen = _of_target(config, unit, context)
-    numbers, _ = attack(chosen, unit, context)
-    data, pair, cost = begin(chosen, 0, context)
-    clean, _ = train_victim(chosen, data, data.train, None, unit["victim"], context, cost)
-    logits = target_logits(clean, pair.targets).double()
-    numbers["clean_wanted_probability"] = float(logits.softmax(1)[0, pair.wanted])
-    numbers["clean_prediction"] = data.train.class_names[int(logits[0].argmax())]
-    own, other = numbers["cost"], cost.as_json()
-    seconds = {**own["seconds"], **other["seconds"]}
-    seconds[""] = own["seconds"][""] + other["seconds"][""]
-    commits = sorted({*own["commits"], *other["commits"]})
-    return {**numbers, "cost": {"seconds": seconds, "commits": commits}}, {}
+    """Attack one target."""
+    return attack(_of_target(config, unit, context), unit, context)
 
 
 def _target_summary(config: TargetsConfig, trials: Sequence[Json]) -> Json:
@@ -208,7 +196,7 @@ def _target_summary(config: TargetsConfig, trials: Sequence[Json]) -> Json:
 TARGETS = Experiment(
     name="metapoison/targets",
     summary="beyond the paper: success for each target of one class",
-    version=1,
+    version=2,
     config=TargetsConfig,
     profiles=profiles_of(
         paper={"pairs": 1, "victims": 1},

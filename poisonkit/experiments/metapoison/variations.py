@@ -54,7 +54,7 @@ def _experiment(
     return Experiment(
         name=f"metapoison/{name}",
         summary=summary,
-        version=1,
+        version=2,
         config=config,
         profiles=profiles,
         variants=VARIANTS,

@@ -28,21 +28,32 @@ def check(config: MetaConfig, unit: Json, context: Context) -> tuple[Data, Pair,
 
 
 def attack(
-    config: MetaConfig, unit: Json, context: Context, *, attacker: MetaConfig | None = None
+    config: MetaConfig,
+    unit: Json,
+    context: Context,
+    *,
+    attacker: MetaConfig | None = None,
+    beside_clean: bool = True,
 ) -> tuple[Json, dict[str, Tensor]]:
     """Train a victim on a pair's poisons as they are after their last crafting step.
 
     Parameters
     ----------
     attacker : what the poisons are crafted with, if not what the victim is trained with.
+    beside_clean : whether a victim trained in the same way on clean images is asked about
+        the targets, too; one serves all pairs.
     """
     data, pair, cost = begin(config, unit["pair"], context)
     poisons = crafted(attacker or config, data, pair, context, cost)
     images, _ = poisons.last.apply(data.train, targets=pair.targets.x)
     network, course = train_victim(config, data, images, pair, unit["victim"], context, cost)
+    found = outcome(pair, network, course, data)
+    if beside_clean:
+        clean, _ = train_victim(config, data, data.train, None, unit["victim"], context, cost)
+        found["clean"] = answers(pair, clean, data)
     return {
         **unit,
-        **outcome(pair, network, course, data),
+        **found,
         "poisons": len(pair.rows),
         "training_images": len(data.train),
         "largest_change": int(poisons.last.verify(data.train).max()),
@@ -53,20 +64,24 @@ def attack(
 
 def outcome(pair: Pair, network: Classifier, course: Json, data: Data) -> Json:
     """Return what became of a pair's targets, in the end and from epoch to epoch."""
-    names = data.train.class_names
-    probabilities = target_logits(network, pair.targets).double().softmax(1)
     return {
-        "poison_class": names[pair.poison_label],
-        "target_class": names[int(pair.targets.y[0])],
-        "wanted_class": names[pair.wanted],
-        "targets": list(pair.numbers),
-        "predictions": [names[label] for label in probabilities.argmax(1).tolist()],
-        "wanted_probability": probabilities[:, pair.wanted].tolist(),
+        **pair.as_json(data.train.class_names),
+        **answers(pair, network, data),
         "course": {
             name: course[name]
             for name in course
             if name == "test" or name.endswith(("target_loss", "success", "accuracy"))
         },
+    }
+
+
+def answers(pair: Pair, network: Classifier, data: Data) -> Json:
+    """Return what a network takes a pair's targets for, and how probable the wanted label is."""
+    probabilities = target_logits(network, pair.targets).double().softmax(1)
+    names = data.train.class_names
+    return {
+        "predictions": [names[label] for label in probabilities.argmax(1).tolist()],
+        "wanted_probability": probabilities[:, pair.wanted].tolist(),
     }
 
 
@@ -86,9 +101,20 @@ def success(trials: Sequence[Json], *, way: str = "") -> Json:
 
 
 def row_of(trials: Sequence[Json]) -> Json:
-    """Return success both ways, and mean and deviation of the accuracy, over some trials."""
+    """Return success both ways, and mean and deviation of the accuracy, over some trials.
+
+    ``clean_rate`` is the share of the targets that clean victims give the wanted label
+    anyway, where they were asked.
+    """
     mean, deviation = mean_and_deviation([trial["course"]["test"][-1] for trial in trials])
+    anyway = [
+        label == trial["wanted_class"]
+        for trial in trials
+        if "clean" in trial
+        for label in trial["clean"]["predictions"]
+    ]
     return {
+        **({"clean_rate": sum(anyway) / len(anyway)} if anyway else {}),
         **success(trials),
         "in_batch": success(trials, way="in_batch_"),
         "accuracy": {"mean": mean, "deviation": deviation},

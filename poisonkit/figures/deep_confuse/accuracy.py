@@ -48,18 +48,18 @@ def accuracy_table(record: Record) -> Styler:
 
 
 def noise_table(record: Record) -> Styler:
-    """Return Table 2: the accuracy of networks that are trained on the noise alone."""
+    """Return Table 2: the accuracy on noise alone, after training on images with it, or on it."""
     found, paper = record.metrics["accuracy"], on_paper_data(record)
-    numbers = TABLE_2[paper] if paper else (None, None)
+    numbers = dict(zip(("train", "test"), TABLE_2[paper], strict=True)) if paper else {}
     rows = [
         {
+            "Trained on": trained,
             "Tested on": f"noise of {name} images",
-            "Accuracy": percent(**found[f"noise_alone.{part}"]),
-            "Paper": "-" if value is None else f"{value:.2f} %",
+            "Accuracy": percent(**found[f"{kind}.{part}"]),
+            "Paper": f"{numbers[part]:.2f} %" if numbers and kind == "on_noise" else "-",
         }
-        for (part, name), value in zip(
-            {"train": "training", "test": "test"}.items(), numbers, strict=True
-        )
+        for kind, trained in (("on_noise", _KINDS["perturbed"]), ("noise_alone", "noise alone"))
+        for part, name in (("train", "training"), ("test", "test"))
     ]
     return _with_runs(record, rows)
 

@@ -20,7 +20,8 @@ def _key(record: Record) -> str:
 def rates_figure(record: Record) -> Figure:
     """Draw the rate of success for each change, with 95 % intervals; small dots are single pairs.
 
-    Full circles are targets in eval mode, open ones targets within a training batch.
+    Full circles are targets in eval mode, open ones targets within a training batch; upright
+    strokes are what victims of clean images do anyway.
     """
     key, rows = _key(record), record.metrics["rows"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 1.6 + 0.5 * len(rows)))
@@ -31,12 +32,16 @@ def rates_figure(record: Record) -> Figure:
             y = place + offset
             axes.plot((100 * own["low"], 100 * own["high"]), (y, y), color=shade, lw=1.5)
             axes.plot(100 * own["rate"], y, "o", color=shade, mfc=shade if filled else "white")
+        if "clean_rate" in row:
+            axes.plot(100 * row["clean_rate"], place, "k|", ms=12)
         single = [100 * one["rate"] for one in pairs if one[key] == row[key]]
         axes.plot(single, [place - 0.12] * len(single), ".", color="black", ms=4, alpha=0.6)
     axes.plot([], [], "o", color=COLOURS["poisoned"], label="eval mode")
     axes.plot([], [], "o", color=COLOURS["poisoned"], mfc="white", label="in a training batch")
     if pairs:
         axes.plot([], [], ".", color="black", ms=4, label="one pair, eval mode")
+    if any("clean_rate" in row for row in rows):
+        axes.plot([], [], "k|", ms=12, label="victims of clean images, eval mode")
     axes.set_yticks(range(len(rows)), [str(row[key]) for row in rows])
     axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlabel("targets given the wanted label (%)")
@@ -59,6 +64,8 @@ def rates_table(record: Record) -> Styler:
             "Accuracy": f"{100 * mean:.1f}{spread} %",
             "Victims": str(row["victims"]),
         }
+        if "clean_rate" in row:
+            line["Clean victims"] = f"{100 * row['clean_rate']:.0f} %"
         if "kept_poisons" in row:
             line["Poisons left"] = f"{row['kept_poisons']} of {row['poisons']}"
         lines.append(line)
@@ -91,6 +98,7 @@ def budget_figure(record: Record) -> Figure:
         label = called(trial)
         values = [100 * row["rate"] for row in own]
         left.plot([row["budget"] for row in own], values, ".--", color=colour, lw=1, label=label)
+    left.axhline(100 * rows[0]["clean_rate"], color="black", ls=":", label="clean victims")
     left.set(xlabel="poisons", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
     legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
@@ -109,7 +117,7 @@ def targets_figure(record: Record) -> Figure:
         (0.0, "not given it", "clean"),
     ):
         own = [trial for trial in trials if trial["course"]["success"][-1] == success]
-        x = [max(trial["clean_wanted_probability"], 1e-12) for trial in own]
+        x = [max(trial["clean"]["wanted_probability"][0], 1e-12) for trial in own]
         y = [max(trial["wanted_probability"][0], 1e-12) for trial in own]
         axes.plot(x, y, "o", color=COLOURS[colour], alpha=0.8, label=f"{label} ({len(own)})")
     axes.set(
