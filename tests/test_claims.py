@@ -43,7 +43,7 @@ def removal(row=("airplane", "bird", 0.10), *, captured=True, **found):
 @pytest.mark.parametrize("row", TABLE_2, ids=str)
 def test_a_row_needs_the_backdoor_captured_unless_the_papers_own_run_missed_it(row):
     exhibit = OURS[f"Table 2: {row[0]} to {row[1]}, {row[2]:.0%}"]
-    missed = removal(row, captured=False, hits_before=700)
+    missed = removal(row, captured=False, hits_before=500)
     outcome = exhibit.judge(record(missed))
     free = row in {("airplane", "bird", 0.05), ("automobile", "cat", 0.05)}
     assert outcome.verdict == ("reproduced" if free else "not")
@@ -53,16 +53,30 @@ def test_a_row_needs_the_backdoor_captured_unless_the_papers_own_run_missed_it(r
     assert exhibit.judge(record(unfiltered)).verdict == "not"
 
 
-@pytest.mark.parametrize(("captured_only", "n", "after"), [(True, 1, 12), (False, 2, 312)])
-def test_runs_that_missed_the_backdoor_are_pooled_only_where_all_runs_count(
-    captured_only, n, after
-):
+def test_where_the_papers_run_missed_the_backdoor_half_of_its_excess_must_be_there_to_remove():
+    """The paper's rise from 1.2 to 74.2 % by 73.0 points, and from 0.1 to 83.3 % by 83.2."""
+    for pair, least in ((("airplane", "bird"), 365), (("automobile", "cat"), 416)):
+        exhibit = OURS[f"Table 2: {pair[0]} to {pair[1]}, 5%"]
+        for before, verdict in ((12 + least, "reproduced"), (12 + least - 1, "not")):
+            found = removal((*pair, 0.05), captured=False, hits_before=before)
+            assert exhibit.judge(record(found)).verdict == verdict
+        assert f"below {least / 10:.1f} points" in exhibit.rule
+
+
+def test_the_interval_holds_those_of_all_runs():
+    trials = (removal(hits_after=12), removal(hits_after=300))
+    judged = judge_removal("airplane", "bird", 0.10)(record(*trials))
+    assert judged.interval == (wilson(12, 1000)[0], wilson(300, 1000)[1])
+    assert judged.measured == 0.156
+
+
+@pytest.mark.parametrize(("excess", "n", "after"), [(None, 1, 12), (0.0, 2, 312)])
+def test_runs_that_missed_the_backdoor_are_pooled_only_where_all_runs_count(excess, n, after):
     trials = (removal(hits_after=12), removal(captured=False, hits_before=400, hits_after=300))
-    judged = judge_removal("airplane", "bird", 0.10, captured_only=captured_only)(record(*trials))
+    judged = judge_removal("airplane", "bird", 0.10, excess=excess)(record(*trials))
     assert judged.n == n
     assert judged.measured == after / (1000 * n)
-    assert judged.interval == wilson(after, 1000 * n)
-    assert judged.verdict == ("reproduced" if captured_only else "not")
+    assert judged.verdict == ("reproduced" if excess is None else "not")
 
 
 @pytest.mark.parametrize("exhibit", [name for name in OURS if name.startswith("Table 3:")])
@@ -175,15 +189,20 @@ def test_a_spectrum_is_the_mean_over_the_captured_runs_of_its_pair():
     [((100, 100), "reproduced"), ((100, 99), "partly"), ((90, 100), "partly"), ((89, 100), "not")],
 )
 def test_the_lemma_must_hold_in_every_draw_at_or_above_its_bound(separable, verdict):
+    about = {"distribution": "gaussian", "epsilon": 0.1, "runs": 100}
     rows = [
-        {"gap": gap, "separable": count, "runs": 100}
+        {**about, "gap": gap, "separable": count}
         for gap, count in zip((6.0, 9.0), separable, strict=True)
     ]
-    below = {"gap": 4.0, "separable": 0, "runs": 100}
+    below = {**about, "gap": 4.0, "separable": 0}
     judged = judge_lemma(record(rows=[below, *rows], bound=6.0))
     assert judged.verdict == verdict
-    assert judged.n == 200
-    assert judged.interval == wilson(sum(separable), 200)
+    assert judged.measured == sum(separable) / 200
+    # The same hundred draws, moved to two gaps.
+    assert judged.n == 100
+    assert judged.interval == wilson(sum(separable) // 2, 100)
+    other = [{**row, "distribution": "heavy tails"} for row in rows]
+    assert judge_lemma(record(rows=[*rows, *other], bound=6.0)).n == 200
 
 
 def test_draws_below_the_bound_only_say_nothing_about_the_lemma():

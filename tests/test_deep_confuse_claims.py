@@ -7,7 +7,7 @@ import torch
 
 from poisonkit.claims import EXHIBITS
 from poisonkit.claims.deep_confuse import DATASETS
-from poisonkit.claims.deep_confuse_reported import FIGURE_6, TABLE_1, TABLE_2
+from poisonkit.claims.deep_confuse_reported import FIGURE_6, FIGURE_7, TABLE_1, TABLE_2
 from poisonkit.experiments import EXPERIMENTS
 
 OURS = {exhibit.exhibit: exhibit for exhibit in EXHIBITS if exhibit.paper == "Deep Confuse"}
@@ -183,6 +183,33 @@ def test_other_networks_are_held_against_the_mean_drop_of_the_papers():
     assert verdict("Figure 7: CIFAR-10", found(0.15)) == "reproduced"
     assert verdict("Figure 7: CIFAR-10", found(0.17)) == "partly"
     assert verdict("Figure 7: CIFAR-10", found(0.45)) == "not"
+    # The mean counts, without the network that the noise was made with.
+    several = found(0.05)
+    several.metrics["rows"] += found(0.25).metrics["rows"]
+    several.metrics["rows"][1]["classifier"] = "resnet14"
+    several.metrics["rows"] += [{"classifier": "original", "clean": 0.8, "perturbed": 0.8}]
+    judged = OURS["Figure 7: CIFAR-10"].judge(several)
+    assert (judged.verdict, judged.n) == ("reproduced", 2)
+    assert judged.measured == pytest.approx(0.15)
+    assert judged.interval == pytest.approx((0.05, 0.25))
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet2"])
+def test_the_papers_own_numbers_reproduce_figure_7(dataset):
+    def rows(**changed):
+        values = {**FIGURE_7[dataset], **changed}
+        return record(
+            rows=[
+                {"classifier": name, "clean": clean / 100, "perturbed": perturbed / 100}
+                for name, (clean, perturbed) in values.items()
+            ]
+        )
+
+    name = f"Figure 7: {DATASETS[dataset]}"
+    assert verdict(name, rows()) == "reproduced"
+    clean, perturbed = FIGURE_7[dataset]["resnet50"]
+    assert verdict(name, rows(resnet50=(clean, perturbed + 0.2 * (clean - perturbed)))) == "partly"
+    assert verdict(name, rows(resnet50=(clean, clean))) == "not"
 
 
 def test_figure_10_counts_hits_of_the_label_map_only():

@@ -249,14 +249,25 @@ def test_each_pair_has_a_full_line_and_beside_it_what_clean_victims_make_of_its_
         full = [line for line in lines if line.get_linestyle() == "-"]
         dashed = [line for line in lines if line.get_linestyle() == "--"]
         assert [line.get_label() for line in full] == CALLED
-        assert len(dashed) == 2
-        for pair in range(2):
-            key = name if name == "test" else f"pair{pair}_{name}"
-            for line, kind, read in ((full[pair], pair, name), (dashed[pair], None, key)):
-                own = [trial["course"][read] for trial in trials if trial["pair"] == kind]
-                assert list(line.get_xdata()) == [1, 2, 3, 4]
-                assert list(line.get_ydata()) == pytest.approx(factor * np.mean(own, axis=0))
-            assert full[pair].get_color() == dashed[pair].get_color()
+        # The accuracy of clean victims is that of no pair.
+        keys = ["test"] if name == "test" else [f"pair{pair}_{name}" for pair in range(2)]
+        drawn = [(line, pair, name) for pair, line in enumerate(full)]
+        drawn += [(line, None, key) for line, key in zip(dashed, keys, strict=True)]
+        for line, kind, read in drawn:
+            own = [trial["course"][read] for trial in trials if trial["pair"] == kind]
+            assert list(line.get_xdata()) == [1, 2, 3, 4]
+            assert list(line.get_ydata()) == pytest.approx(factor * np.mean(own, axis=0))
+        colours = ["black"] if name == "test" else [line.get_color() for line in full]
+        assert [line.get_color() for line in dashed] == colours
+        # Bands hold every victim of their pair and reach the outermost ones.
+        for pair, band in enumerate(axes.collections):
+            own = [factor * np.array(t["course"][name]) for t in trials if t["pair"] == pair]
+            corners = band.get_paths()[0].vertices
+            for epoch in range(4):
+                found = corners[corners[:, 0] == epoch + 1, 1]
+                assert found.min() == pytest.approx(min(values[epoch] for values in own))
+                assert found.max() == pytest.approx(max(values[epoch] for values in own))
+        assert len(axes.collections) == 2
         assert full[0].get_color() != full[1].get_color()
         assert axes.get_xlabel() == "epoch"
     assert [axes.get_ylabel().endswith("(%)") for axes in figure.axes] == [False, True, True]

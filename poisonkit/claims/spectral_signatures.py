@@ -131,9 +131,15 @@ def judge_removal(
     share: float | None = None,
     *,
     network: str | None = None,
-    captured_only: bool = True,
+    excess: float | None = None,
 ) -> Callable[[Record], Outcome | None]:
-    """Return the judge of the filter's effect on the runs that agree with what is given."""
+    """Return the judge of the filter's effect on the runs that agree with what is given.
+
+    Parameters
+    ----------
+    excess : where given, all runs count, and not only those that captured the backdoor, if the
+        poisoned accuracy before the filter is by at least so much above the clean network's.
+    """
     wanted = {"source": source, "target": target, "share": share}
 
     def judge(record: Record) -> Outcome | None:
@@ -145,7 +151,7 @@ def judge_removal(
         ]
         if not own:
             return None
-        captured = [trial for trial in own if trial["captured"] or not captured_only]
+        captured = [trial for trial in own if trial["captured"] or excess is not None]
         chosen = captured or own
         total = sum(trial["triggered_images"] for trial in chosen)
         before, after, clean = (
@@ -154,12 +160,13 @@ def judge_removal(
         )
         # Whole numbers: 3.3 % less 2.3 % is more than 1 % in floating point.
         verdict: Verdict = "not"
-        if captured:
+        if captured and before - clean >= (excess or 0) * total:
             if 100 * (after - clean) <= total:
                 verdict = "reproduced"
             elif 10 * (before - after) >= 8 * (before - clean):
                 verdict = "partly"
-        interval = wilson(after, total)
+        ends = [wilson(trial["hits_after"], trial["triggered_images"]) for trial in chosen]
+        interval = (min(low for low, _ in ends), max(high for _, high in ends))
         return Outcome(measured=after / total, interval=interval, n=len(chosen), verdict=verdict)
 
     return judge
@@ -220,11 +227,13 @@ def judge_lemma(record: Record) -> Outcome | None:
     if not rows:
         return None
     separable, runs = sum(row["separable"] for row in rows), sum(row["runs"] for row in rows)
+    # A draw is moved to every gap, so each counts once.
+    draws = sum({(row["distribution"], row["epsilon"]): row["runs"] for row in rows}.values())
     verdict: Verdict = "not"
     if 100 * separable >= 95 * runs:
         verdict = "reproduced" if separable == runs else "partly"
-    interval = wilson(separable, runs)
-    return Outcome(measured=separable / runs, interval=interval, n=runs, verdict=verdict)
+    interval = wilson(separable * draws // runs, draws)
+    return Outcome(measured=separable / runs, interval=interval, n=draws, verdict=verdict)
 
 
 def _mean(values: list[float]) -> float:
@@ -238,29 +247,34 @@ _FILTER_CLAIM = (
 _FILTER_QUANTITY = "poisoned accuracy after filtering and retraining"
 
 
-def _filter_rule(captured_only: bool) -> str:
-    runs = "the runs that captured the backdoor" if captured_only else "all runs"
-    none = ", or if no run captured the backdoor" if captured_only else ""
+def _filter_rule(excess: float | None = None) -> str:
+    runs, none = "the runs that captured the backdoor", "no run captured the backdoor"
+    if excess is not None:
+        runs = "all runs"
+        none = f"the excess before is below {100 * excess:.1f} points, half of the paper's"
     return (
         f"over {runs}: reproduced if the poisoned accuracy after is at most 1 percentage point "
         "above the clean-trained network's; partly if at least 80 % of its excess is gone; not "
-        f"otherwise{none}. Interval: Wilson, 95 %, pooled"
+        f"otherwise, or if {none}. Interval: from the lowest to the highest end of the runs' own, "
+        "Wilson, 95 %"
     )
 
 
 def _table_2_row(row: tuple[str, str, float], numbers: tuple[float, ...]) -> Exhibit:
     source, target, share = row
-    # Where the paper's own run did not capture the backdoor, ours need not either.
-    captured_only = numbers[1] >= PAPER_CAPTURED
+    # Where the paper's own run did not capture the backdoor, ours need not either; but there
+    # has to be something that the filter could remove.
+    missed = numbers[1] < PAPER_CAPTURED
+    excess = round((numbers[1] - numbers[5]) / 200, 4) if missed else None
     return Exhibit(
         paper=SPECTRAL,
         exhibit=f"Table 2: {source} to {target}, {share:.0%}",
         claim=_FILTER_CLAIM,
         quantity=_FILTER_QUANTITY,
         reported=round(numbers[4] / 100, 4),
-        rule=_filter_rule(captured_only),
+        rule=_filter_rule(excess),
         experiment="spectral_signatures/removal",
-        judge=judge_removal(*row, captured_only=captured_only),
+        judge=judge_removal(*row, excess=excess),
     )
 
 
@@ -272,7 +286,7 @@ def _table_3_row(row: tuple[str, str, float], numbers: tuple[tuple[float, ...], 
         claim="the filter works as well when the clean images of a class are a mixture of two",
         quantity=f"{_FILTER_QUANTITY}, mean of four backdoors",
         reported=round(_mean([backdoor[4] for backdoor in numbers]) / 100, 5),
-        rule=_filter_rule(captured_only=True),
+        rule=_filter_rule(),
         experiment="spectral_signatures/subpopulations",
         judge=judge_removal(*row),
     )
@@ -351,7 +365,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         exhibit="Table 5: VGG",
         claim="the filter works as well on a VGG network",
         quantity=_FILTER_QUANTITY,
-        rule=_filter_rule(captured_only=True),
+        rule=_filter_rule(),
         experiment="spectral_signatures/architectures",
         judge=judge_removal(network="vgg"),
     ),
@@ -363,7 +377,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         quantity="share of draws at or above the bound that are separable",
         reported=1.0,
         rule="reproduced if all draws with a gap at or above the bound are epsilon-spectrally "
-        "separable; partly if at least 95 % are; not otherwise. Interval: Wilson, 95 %",
+        "separable; partly if at least 95 % are; not otherwise. A draw is moved to several gaps, "
+        "and counted once. Interval: Wilson, 95 %",
         experiment="spectral_signatures/lemma",
         judge=judge_lemma,
     ),

@@ -28,8 +28,9 @@ def called(trial: Json) -> str:
 def curves_figure(record: Record) -> Figure:
     """Draw Figure 4: target loss, success and accuracy by epoch.
 
-    One full line for each pair, a mean over its victims; dashed is what victims trained on
-    clean images make of the same target. A pair's curves have one colour.
+    One full line for each pair, a mean over its victims, in a band from the lowest to the
+    highest; dashed is what victims trained on clean images make of the same target, in the
+    pair's colour. Their accuracy, the same for all pairs, is black.
     """
     pairs, clean = _by_pair(record)
     figure, [axes] = panels(1, 3, size=(9.5, 4.4))
@@ -43,9 +44,15 @@ def curves_figure(record: Record) -> Figure:
             values = factor * np.array([trial["course"][name] for trial in own])
             epochs = np.arange(1, values.shape[1] + 1)
             axis.plot(epochs, values.mean(0), color=colour, label=called(own[0]))
-            key = name if name == "test" else f"pair{pair}_{name}"
-            untouched = factor * np.array([trial["course"][key] for trial in clean])
-            axis.plot(epochs, untouched.mean(0), color=colour, ls="--", lw=1, alpha=0.7)
+            if len(own) > 1:
+                axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.12)
+            if name != "test":
+                key = f"pair{pair}_{name}"
+                untouched = factor * np.array([trial["course"][key] for trial in clean])
+                axis.plot(epochs, untouched.mean(0), color=colour, ls="--", lw=1, alpha=0.7)
+        if name == "test":
+            untouched = factor * np.array([trial["course"][name] for trial in clean])
+            axis.plot(epochs, untouched.mean(0), color="black", ls="--", lw=1)
         axis.set(xlabel="epoch", ylabel=label)
         if factor == 100:
             axis.set_ylim(-3, 103)
