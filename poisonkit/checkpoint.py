@@ -44,7 +44,8 @@ def restore(
         raise PoisonkitError(f"checkpoint {path} is damaged ({error}); remove it") from error
     if metadata["run"] != run:
         raise PoisonkitError(
-            f"{path} is a checkpoint of another recipe or seed; remove it or name another file"
+            f"{path} is a checkpoint of another run (other images, settings or seed); "
+            "remove it or name another file"
         )
     history: list[dict[str, Any]] = json.loads(metadata["history"])
     prefix = "model."

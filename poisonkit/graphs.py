@@ -33,6 +33,11 @@ class Recorded:
         """Run the step once and return what it returns, in tensors of the caller's own."""
         if inputs[0].device.type != "cuda":
             return self._work(*inputs)
+        # Streams and recordings are those of the current device, whichever the tensors are on.
+        with torch.cuda.device(inputs[0].device):
+            return self._on_cuda(inputs)
+
+    def _on_cuda(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in inputs)
         if self._runs[shapes] < WARM_UP:
             self._runs[shapes] += 1

@@ -26,6 +26,17 @@ def levels(epsilon: float) -> int:
     return math.floor(255 * epsilon + 1e-9)
 
 
+def check_epsilon(epsilon: float) -> None:
+    """Refuse a bound that no change of an image on the [0, 1] scale could have."""
+    if not 0 < epsilon <= 1:
+        raise PoisonError(f"epsilon must lie in (0, 1], not {epsilon}")
+    if not levels(epsilon):
+        raise PoisonError(
+            f"epsilon={epsilon} is less than 1/255, one level of a pixel: rounded poisons would "
+            "be the images that they are made from"
+        )
+
+
 def round_within(x: Tensor, bases: Tensor, *, limit: int) -> Tensor:
     """Return images in [0, 1] as uint8, no value farther than ``limit`` from its base's.
 
@@ -113,6 +124,10 @@ class Poison:
             raise PoisonError(
                 f"this poison was made for a training set with checksum {self.source[:12]}, "
                 f"{train.name} here has {train.checksum[:12]}: its rows mean other images"
+            )
+        if self.images.device != train.device:
+            raise PoisonError(
+                f"the poison is on {self.images.device}, {train.name} on {train.device}"
             )
         expected = (len(self.rows), *train.x.shape[1:])
         if self.images.dtype != torch.uint8 or self.images.shape != expected:
@@ -272,7 +287,16 @@ def _digest(image: Tensor) -> str:
 
 
 def common_label(train: ImageSet, rows: Sequence[int]) -> int:
-    """Return the label of training images that are to be poisoned, which must all have it."""
+    """Return the label of training images that are to be poisoned, which must all have it.
+
+    Raises
+    ------
+    PoisonError
+        If a row does not exist, or they are of several classes.
+    """
+    for row in rows:
+        if not 0 <= row < len(train):
+            raise PoisonError(f"row {row} is not one of the {len(train)} training images")
     labels = {int(train.y[row]) for row in rows}
     if len(labels) != 1:
         names = ", ".join(train.class_names[label] for label in sorted(labels))
@@ -290,6 +314,8 @@ def refuse_known_targets(train: ImageSet, targets: Tensor) -> None:
             f"the targets are {list(targets.shape[1:])}, the training images "
             f"{list(train.x.shape[1:])}"
         )
+    if targets.device != train.device:
+        raise PoisonError(f"the targets are on {targets.device}, {train.name} on {train.device}")
     for index, target in enumerate(targets):
         same = (train.x == target).flatten(1).all(1)
         if bool(same.any()):

@@ -24,7 +24,8 @@ def project_on_simplex(c: Tensor) -> Tensor:
     ordered = c.sort(-1, descending=True).values
     excess = ordered.cumsum(-1) - 1
     counts = torch.arange(1, c.shape[-1] + 1, device=c.device, dtype=c.dtype)
-    kept = (ordered * counts > excess).sum(-1, keepdim=True)
+    # At least one entry is kept; where 1 is lost beside a huge entry, rounding says none.
+    kept = (ordered * counts > excess).sum(-1, keepdim=True).clamp_min(1)
     return (c - excess.gather(-1, kept - 1) / kept).clamp_min(0)
 
 

@@ -185,8 +185,9 @@ def fit(
     statistics : ``batch`` trains as usual; ``running`` normalises by the running averages,
         which stay as they are, and leaves dropout off, to fine-tune a trained network.
     checkpoint : safetensors file that holds the state every ``checkpoint_every``
-        epochs; if it exists the training goes on from there, unless it belongs to
-        another recipe or seed, which is an error. The caller removes it.
+        epochs; if it exists the training goes on from there, unless it belongs to other
+        images, another recipe or seed, which is an error; the model and the transform must
+        be the same. The caller removes it.
     on_epoch : called after each epoch with its number (from 0) and its result.
     progress : show a progress bar.
 
@@ -206,7 +207,8 @@ def fit(
     model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe)
     sampler = Sampler(images, recipe, seed=seed)
-    run = json.dumps({"seed": seed, **asdict(recipe)})
+    about = {"seed": seed, "images": images.checksum, "statistics": statistics}
+    run = json.dumps({**about, **asdict(recipe)})
     history = [Epoch(**done) for done in restore(checkpoint, model, optimizer, run)]
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
     total = recipe.epochs * sampler.steps

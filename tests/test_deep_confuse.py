@@ -141,6 +141,23 @@ def _small(images):
     return make
 
 
+def test_a_checkpoint_of_other_images_or_another_bound_is_refused(make_images, tmp_path):
+    path, procedure = tmp_path / "checkpoint.safetensors", Procedure(trials=1, batch_size=10)
+
+    def learn(images, epsilon):
+        generator = create_generator("autoencoder", like=images, epsilon=epsilon, seed=3, width=2)
+        fit_generator(
+            generator, images, procedure, surrogate=_small(images), seed=4, checkpoint=path
+        )
+
+    images = make_images(30, size=(16, 16), classes=3)
+    learn(images, 0.2)
+    learn(images, 0.2)
+    for other, epsilon in ((images, 0.1), (make_images(30, size=(16, 16), classes=3, seed=8), 0.2)):
+        with pytest.raises(PoisonkitError, match="a checkpoint of another run"):
+            learn(other, epsilon)
+
+
 def test_a_learning_that_was_stopped_goes_on_where_it_was(make_images, tmp_path):
     images = make_images(30, size=(16, 16), classes=3)
     ends = []

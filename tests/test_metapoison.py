@@ -387,6 +387,7 @@ def test_networks_of_the_package_can_be_surrogates_and_any_label_can_be_wanted(m
         ({"unroll": 0}, "unroll must be at least 1, not 0"),
         ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\], not 0.0"),
         ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
+        ({"epsilon": 0.0039}, "less than 1/255, one level of a pixel"),
         ({"surrogates": 0}, "surrogates must be at least 1"),
         ({"objective": "hinge"}, "known: cross-entropy, margin"),
         ({"trajectory": "mixed"}, "known: clean, poisoned"),
@@ -416,3 +417,26 @@ def test_a_request_that_makes_no_sense_is_refused_before_any_training(scene, mon
     attempt("at least one, and different", rows=[rows[0], rows[0]])
     attempt("at least one", rows=[])
     attempt("row 40 is not one of the 40 training images", rows=[40])
+    attempt("row -1 is not one of the 40 training images", rows=[rows[0], -1])
+    with pytest.raises(PoisonkitError, match="keep_every must be at least 1, not 0"):
+        craft(
+            train,
+            targets,
+            (0, 0),
+            rows=rows,
+            surrogate=network,
+            procedure=SHORT,
+            seed=0,
+            keep_every=0,
+        )
+
+
+def test_a_loss_that_is_not_finite_stops_the_crafting(scene):
+    train, targets, rows = scene
+    wild = replace(SHORT, surrogate_rate=1e30)
+
+    def unbounded(seed):
+        return create("two_layer_cnn", like=train, seed=seed)
+
+    with pytest.raises(PoisonkitError, match=r"loss became nan in crafting step 0 .*below 1e\+30"):
+        craft(train, targets, (0, 0), rows=rows, surrogate=unbounded, procedure=wild, seed=0)

@@ -464,6 +464,7 @@ def test_what_was_watched_before_and_after_a_stop_is_what_an_unbroken_run_saw(
     assert len(calls) == stopped_in + 15 - kept
     assert torch.equal(resumed.watched, unbroken.watched)
     assert same_crafting(resumed, unbroken)
+    assert 0 < resumed.seconds < 1000
     with pytest.raises(PoisonkitError, match="checkpoint of another"):
         crafted(scene, procedure, nets, **{**options, "watch_every": 2})
 
@@ -522,14 +523,7 @@ def refused(scene, message, **changed):
         patch.setattr(surrounding, "solve", None)
         patch.setattr("poisonkit.attacks.polytope.backward", None)
         with pytest.raises(PoisonkitError, match=message):
-            craft(
-                train,
-                given["nets"],
-                given["targets"],
-                rows=given["rows"],
-                procedure=given["procedure"],
-                seed=0,
-            )
+            craft(train, given.pop("nets"), given.pop("targets"), seed=0, **given)
 
 
 def test_what_cannot_be_crafted_is_refused_before_any_crafting(scene, make_images):
@@ -545,6 +539,9 @@ def test_what_cannot_be_crafted_is_refused_before_any_crafting(scene, make_image
     refused(
         scene, r"targets are \[3, 10, 10\], the training images \[3, 8, 8\]", targets=other_size
     )
+    for row in (-1, len(train)):
+        told = f"row {row} is not one of the {len(train)} training images"
+        refused(scene, told, rows=[*rows[:2], row])
     refused(scene, "unknown layer 'nowhere'; known: stage", nets=substitutes("nowhere"))
     refused(scene, "at least one substitute", nets=())
     refused(scene, "at least one tap", nets=[replace(substitutes()[0], taps=())])
@@ -553,6 +550,20 @@ def test_what_cannot_be_crafted_is_refused_before_any_crafting(scene, make_image
     )
     wrong = Substitute(network=narrow, taps=("0",))
     refused(scene, "cannot take images", nets=[wrong])
+    refused(scene, "watch_every must be at least 1, not 0", watch_every=0)
+    refused(scene, "checkpoint_every must be at least 1, not 0", checkpoint_every=0)
+    refused(scene, "watched has one tap", watch=substitutes("stage", "hidden"))
+
+
+def test_a_target_without_features_is_named_when_its_objective_is_none(scene):
+    """All three objectives divide by the length of the target's features."""
+    dead = substitutes(count=1)
+    with torch.no_grad():
+        for parameter in dead[0].network.module_at("hidden").parameters():
+            parameter.zero_()
+    for name in ("polytope", "collision", "bullseye"):
+        with pytest.raises(PoisonkitError, match="objective of target 0 became nan in iteration 0"):
+            crafted(scene, replace(SHORT, objective=name), dead)
 
 
 def test_one_poison_is_enough_for_a_collision(scene):

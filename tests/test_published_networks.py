@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.models.dpn import DualPathBlock
 from torch import nn
 from torchvision.models.googlenet import Inception
 
@@ -59,6 +60,21 @@ def test_all_but_the_first_and_the_last_layer_is_timms(name, timms, make_images)
     )
     kernels.remove((64, 3, 3, 3))
     assert kernels == expected
+
+
+def test_dual_paths_that_come_as_a_pair_are_joined(make_images, monkeypatch):
+    """As timm's earlier versions return them."""
+    images = make_images(2, classes=10, size=(32, 32))
+    x = images.x.float() / 255
+    usual = create("dpn92", like=images, seed=0, width=8).eval()(x)
+    joined = DualPathBlock.forward
+
+    def split(unit, x):
+        found = joined(unit, x)
+        return found[:, : unit.num_1x1_c], found[:, unit.num_1x1_c :]
+
+    monkeypatch.setattr(DualPathBlock, "forward", split)
+    assert torch.equal(create("dpn92", like=images, seed=0, width=8).eval()(x), usual)
 
 
 def test_the_inception_units_are_torchvisions(make_images):

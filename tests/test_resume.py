@@ -119,14 +119,21 @@ def test_a_network_from_the_store_computes_to_the_last_bit_what_the_trained_one_
     assert torch.equal(*found)
 
 
-def test_a_checkpoint_of_another_recipe_or_seed_is_refused(tmp_path, make_images):
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, make_images):
     images, path = make_images(40), tmp_path / "checkpoint.safetensors"
     recipe = Recipe(epochs=2, batch_size=16, crop_padding=1)
     fit(create("resnet8", like=images, seed=0), images, recipe, seed=0, checkpoint=path)
-    for other, seed in ((replace(recipe, learning_rate=0.01), 0), (recipe, 1)):
+    others = (
+        {"recipe": replace(recipe, learning_rate=0.01)},
+        {"seed": 1},
+        {"images": make_images(40, seed=5)},
+        {"statistics": "running"},
+    )
+    for other in others:
+        given = {"images": images, "recipe": recipe, "seed": 0} | other
         network = create("resnet8", like=images, seed=0)
-        with pytest.raises(PoisonkitError, match="another recipe or seed"):
-            fit(network, images, other, seed=seed, checkpoint=path)
+        with pytest.raises(PoisonkitError, match="a checkpoint of another run"):
+            fit(network, given.pop("images"), given.pop("recipe"), checkpoint=path, **given)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, make_images):

@@ -150,6 +150,14 @@ def test_the_projection_is_the_nearest_point_of_the_simplex():
     assert ((points - found)[:, None] * towards).sum(-1).max() < 1e-9
 
 
+def test_entries_beside_which_1_is_lost_are_projected_all_the_same():
+    found = project_on_simplex(torch.tensor([[1e18, 0.0, -1e18], [3e17, 3e17, 0.0]]))
+    assert (found >= 0).all()
+    assert torch.isfinite(found).all()
+    tiny = convex_coefficients(torch.full((2, 3), 1e-18), torch.ones(3))
+    assert torch.isfinite(tiny).all()
+
+
 def test_what_does_not_fit_is_refused():
     a, b = problems(4, 5, 6)
     with pytest.raises(PoisonkitError, match=r"\[4, 5, 6\] and targets of shape \[4, 5\]"):

@@ -196,7 +196,8 @@ def fit_generator(
     generator : on the device of ``images``.
     surrogate : makes a freshly initialised classifier for images in [0, 1] from a seed.
     checkpoint : safetensors file that holds the state after each trial; if it exists the
-        learning goes on from there, unless it belongs to another procedure or seed.
+        learning goes on from there, unless it belongs to other images, another bound,
+        procedure or seed, which is an error; generator and surrogates must be the same.
     scores, score : names, and what judges a generator by each of them, lower being
         better, after every ``score_every`` trials and after the last.
 
@@ -209,9 +210,9 @@ def fit_generator(
     learner = Learner(generator, surrogate(seed).to(images.device), procedure)
     best = {name: _copy_of(generator) for name in scores}
     state = nn.ModuleDict({"generator": generator, "best": nn.ModuleDict(best)})
-    run = json.dumps(
-        {"seed": seed, "scores": [*scores], "score_every": score_every, **asdict(procedure)}
-    )
+    about = {"seed": seed, "images": images.checksum, "epsilon": generator.epsilon}
+    judged = {"scores": [*scores], "score_every": score_every}
+    run = json.dumps({**about, **judged, **asdict(procedure)})
     history = [Trial(**done) for done in restore(checkpoint, state, learner.optimizer, run)]
     learner.frozen.load_state_dict(generator.state_dict())
     bar = tqdm(
@@ -253,7 +254,7 @@ def fit_generator(
 
 
 def check_label_map(label_map: Sequence[int] | None, images: ImageSet) -> None:
-    """Refuse what does not give each class another class of the data set."""
+    """Refuse what does not give each class a class of the data set, or changes none."""
     if label_map is None:
         return
     if len(label_map) != images.classes:

@@ -65,7 +65,8 @@ def rows_to_perturb(train: ImageSet, *, share: float, seed: int) -> Tensor:
 
 def check_fit(generator: NoiseGenerator, x: Tensor) -> None:
     """Refuse images that the generator cannot make noise for, naming both sides."""
-    wanted = next(p.shape[1] for p in generator.parameters() if p.ndim == 4)
+    first = next(p for p in generator.parameters() if p.ndim == 4)
+    wanted = first.shape[1]
     if x.dtype != torch.uint8 or x.ndim != 4:
         raise PoisonkitError(
             f"images must be uint8 [N, C, H, W], values 0..255, not {x.dtype} {list(x.shape)}"
@@ -74,6 +75,8 @@ def check_fit(generator: NoiseGenerator, x: Tensor) -> None:
         raise PoisonkitError(
             f"the generator takes images of {wanted} channels, these have {x.shape[1]}"
         )
+    if x.device != first.device:
+        raise PoisonkitError(f"the generator is on {first.device}, the images are on {x.device}")
 
 
 def save_generator(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import Objective, target_losses, target_slope
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.poison import check_epsilon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,7 @@ class Procedure:
     start: Literal["noise", "zero"] = "noise"
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= 1:
-            raise PoisonkitError(f"epsilon must lie in (0, 1], not {self.epsilon}")
+        check_epsilon(self.epsilon)
         if not 0 <= self.colour <= 1 or self.smoothness < 0:
             raise PoisonkitError("colour must lie in [0, 1], and smoothness must not be negative")
         for name in ("steps", "unroll", "surrogates", "stagger", "batch_size"):

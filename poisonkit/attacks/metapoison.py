@@ -8,6 +8,8 @@ loss on the target change, some steps ahead, if these pixels were different?
 """
 
 import json
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ class Crafted:
     unaffected, unrolled : float [steps], the target's loss, mean over surrogates and batches
         that hold poisons: as the surrogates are, and after the unrolled steps.
     course : the poisons before steps 0, ``keep_every``, ... and after the last one.
+    seconds : that the steps took, interruptions not included.
     """
 
     poison: Poison
@@ -44,6 +47,7 @@ class Crafted:
     unaffected: Tensor
     unrolled: Tensor
     course: list[Poison]
+    seconds: float
 
 
 def craft(
@@ -73,9 +77,12 @@ def craft(
     ------
     PoisonkitError
         Before anything is trained: if the rows are not of one class or named twice, a target is
-        a training image or has the wanted label already, or their numbers do not fit.
+        a training image or has the wanted label already, or their numbers do not fit. Later:
+        if the targets' loss stops being finite.
     """
     check_request(train, targets, wanted, rows=rows)
+    if keep_every < 1:
+        raise PoisonkitError(f"keep_every must be at least 1, not {keep_every}")
     if procedure.colour and train.channels != 3:
         raise PoisonkitError(f"recolouring needs 3 channels, not {train.channels}")
     chosen = torch.as_tensor(rows, device=train.device)
@@ -104,11 +111,17 @@ def craft(
         if not history:
             state.surrogates.stagger(clean, train.y)
         for step in range(len(history), procedure.steps):
+            start = time.perf_counter()
             state.keep(step)
             images = state.images().detach()
             before, after, slope = look_ahead(
                 images, state.surrogates, clean, train.y, place, aims, labels, procedure
             )
+            if not (math.isfinite(before) and math.isfinite(after)):
+                raise PoisonkitError(
+                    f"the targets' loss became {after} in crafting step {step} ({before} before "
+                    f"it was unrolled); try a surrogate_rate below {procedure.surrogate_rate}"
+                )
             for group, (_, scale) in zip(optimizer.param_groups, parts, strict=True):
                 group["lr"] = scale * procedure.rate_at(step)
             optimizer.zero_grad(set_to_none=True)
@@ -121,7 +134,8 @@ def craft(
                         assert part.grad is not None
                         part.sub_(scale * procedure.rate_at(step) * part.grad.sign())
             state.project(procedure.epsilon)
-            history.append({"unaffected": before, "unrolled": after})
+            seconds = time.perf_counter() - start
+            history.append({"unaffected": before, "unrolled": after, "seconds": seconds})
             if checkpoint:
                 save(checkpoint, state, optimizer, history, run)
             bar.update()
@@ -133,6 +147,7 @@ def craft(
         unaffected=torch.tensor([entry["unaffected"] for entry in history]),
         unrolled=torch.tensor([entry["unrolled"] for entry in history]),
         course=course,
+        seconds=sum(entry["seconds"] for entry in history),
     )
 
 
@@ -142,8 +157,6 @@ def check_request(
     """Refuse before any training what cannot be crafted, see :func:`craft`."""
     if not rows or len(set(rows)) < len(rows):
         raise PoisonkitError(f"the poisons must be at least one, and different: {list(rows)[:10]}")
-    if not 0 <= min(rows) <= max(rows) < len(train):
-        raise PoisonkitError(f"row {max(rows)} is not one of the {len(train)} training images")
     common_label(train, rows)
     if len(targets) < 1 or len(targets) != len(wanted):
         raise PoisonkitError(f"{len(wanted)} labels are wanted for {len(targets)} targets")

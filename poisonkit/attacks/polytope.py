@@ -7,9 +7,11 @@ label must then give it to the target too (Proposition 1).
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,7 @@ class Crafted:
     coefficients : float64 [substitutes and taps, T, k], the last ones.
     watched : float [checks, networks, T], the objective in the networks that were watched,
         before steps 0, ``watch_every``, ... and after the last one.
+    seconds : that the iterations took, interruptions not included.
     """
 
     poisons: list[Poison]
@@ -50,6 +53,7 @@ class Crafted:
     losses: Tensor
     coefficients: Tensor
     watched: Tensor
+    seconds: float
 
 
 def craft(
@@ -86,10 +90,16 @@ def craft(
     ------
     PoisonkitError
         Before anything is computed: if the bases are not of one class, a target is of that
-        class or among the training images, a tap does not exist, or the images have
-        another size than those that the networks take.
+        class or among the training images, a row or a tap does not exist, or the images have
+        another size than those that the networks take. Later: if an objective is not finite,
+        as where a target's features are all zero.
     """
     check_request(train, substitutes, targets, rows=rows, procedure=procedure)
+    for name, every in (("watch_every", watch_every), ("checkpoint_every", checkpoint_every)):
+        if every < 1:
+            raise PoisonkitError(f"{name} must be at least 1, not {every}")
+    if any(len(one.taps) != 1 for one in watch):
+        raise PoisonkitError("a network that is watched has one tap")
     bases = train.x[torch.as_tensor(rows, device=train.device)].float() / 255
     state = _State(len(targets), bases, _scale(train, procedure), _problems(substitutes))
     optimizer = torch.optim.Adam([state.change], lr=procedure.learning_rate)
@@ -104,6 +114,7 @@ def craft(
     run = json.dumps({**about, **asdict(procedure)})
     done = restore(checkpoint, state, optimizer, run)
     losses = [torch.tensor(entry["losses"]) for entry in done]
+    seconds = [float(entry["seconds"]) for entry in done]
     watched = [torch.tensor(entry["watched"]) for entry in done if "watched" in entry]
     bar = tqdm(
         total=procedure.iterations,
@@ -116,6 +127,7 @@ def craft(
     with bar, torch.random.fork_rng(), repeatable_kernels(), ready_to_craft(substitutes, procedure):
         aims = Aims(substitutes, targets, procedure, seed)
         for number in range(len(losses), procedure.iterations):
+            start = time.perf_counter()
             if watch and number % watch_every == 0:
                 watched.append(_look(watch, state.images(), targets, procedure))
             torch.manual_seed(seed + 1 + number)
@@ -123,10 +135,15 @@ def craft(
             images = state.images()
             loss = backward(images, state.coefficients, substitutes, aims, procedure, stream=stream)
             losses.append(loss.cpu())
+            _check_finite(losses[-1], number)
             optimizer.step()
             state.project(procedure.epsilon)
+            seconds.append(time.perf_counter() - start)
             if checkpoint and (number + 1) % checkpoint_every == 0:
-                entries = [{"losses": entry.tolist()} for entry in losses]
+                entries: list[dict[str, Any]] = [
+                    {"losses": entry.tolist(), "seconds": took}
+                    for entry, took in zip(losses, seconds, strict=True)
+                ]
                 for entry, seen in zip(entries, watched, strict=False):
                     entry["watched"] = seen.tolist()
                 save(checkpoint, state, optimizer, entries, run)
@@ -140,7 +157,17 @@ def craft(
         losses=torch.stack(losses),
         coefficients=state.coefficients.clone(),
         watched=torch.stack(watched) if watched else torch.empty(0),
+        seconds=sum(seconds),
     )
+
+
+def _check_finite(losses: Tensor, iteration: int) -> None:
+    broken = torch.nonzero(~torch.isfinite(losses)).flatten()
+    if len(broken):
+        raise PoisonkitError(
+            f"the objective of target {int(broken[0])} became {float(losses[broken[0]])} in "
+            f"iteration {iteration}; a target whose features are all zero in a substitute has none"
+        )
 
 
 def poisons_of(

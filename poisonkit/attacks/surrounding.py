@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating, tapped
+from poisonkit.poison import check_epsilon
 from poisonkit.simplex import convex_coefficients, solve
 
 OBJECTIVES = ("polytope", "collision", "bullseye")
@@ -59,8 +60,7 @@ class Procedure:
         ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        if not 0 < self.epsilon <= 1:
-            raise PoisonkitError(f"epsilon must lie in (0, 1], not {self.epsilon}")
+        check_epsilon(self.epsilon)
         if self.iterations < 1 or not self.learning_rate > 0:
             raise PoisonkitError("there must be at least 1 iteration, at a positive rate")
 

@@ -229,6 +229,8 @@ def _check_request(
             f"features of shape {list(features.shape)} do not fit "
             f"labels of shape {list(labels.shape)}"
         )
+    if features.device != labels.device:
+        raise PoisonkitError(f"features are on {features.device}, labels on {labels.device}")
     if (suspected is None) == (percentile is None):
         raise PoisonkitError("give either the number of suspected poisons or a percentile")
     if suspected is not None and not (1 <= suspected < math.inf and 0 < factor < math.inf):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
+from poisonkit.poison import check_epsilon
 
 
 def _down(
@@ -158,8 +159,7 @@ def create_generator(
     """
     if name not in GENERATORS:
         raise unknown("generator", name, GENERATORS)
-    if not 0 < epsilon <= 1:
-        raise PoisonkitError(f"epsilon must lie in (0, 1], on the [0, 1] scale, not {epsilon}")
+    check_epsilon(epsilon)
     if options.get("width", 1) < 1:
         raise PoisonkitError(f"a generator must be at least 1 channel wide, not {options['width']}")
     with torch.random.fork_rng(devices=[]):

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models import DenseNet
 from torchvision.models.googlenet import Inception
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -104,6 +105,16 @@ DUAL_PATHS = ((256, 16, 3, 3), (512, 32, 6, 4), (1024, 24, 12, 20), (2048, 128, 
 def _dual_path(*, width: int, channels: int, classes: int) -> nn.Module:
     from timm.models.dpn import DualPathBlock
 
+    class Unit(DualPathBlock):
+        """Its two paths in one tensor; timm returns them as a pair in earlier versions."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: object = super().forward(x)
+            if isinstance(found, tuple):
+                found = torch.cat(found, 1)
+            assert isinstance(found, Tensor)
+            return found
+
     stages = []
     wide = width
     groups = max(1, 32 * width // FULL)
@@ -113,7 +124,7 @@ def _dual_path(*, width: int, channels: int, classes: int) -> nn.Module:
         stage = nn.Sequential()
         for index in range(count):
             kind = "normal" if index else ("down" if number else "proj")
-            stage.append(DualPathBlock(wide, narrow, narrow, residual, grows, groups, kind))
+            stage.append(Unit(wide, narrow, narrow, residual, grows, groups, kind))
             wide = wide + grows if index else residual + 3 * grows
         stages.append(stage)
     stages[-1].append(nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(inplace=True)))

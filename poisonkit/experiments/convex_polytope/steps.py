@@ -156,7 +156,7 @@ def crafted(
             progress=context.progress,
         )
         tensors = {"images": done.images, "losses": done.losses, "watched": done.watched}
-        return {"procedure": asdict(procedure)}, tensors
+        return {"procedure": asdict(procedure), "seconds": done.seconds}, tensors
 
     start = time.perf_counter()
     found = context.store.artefact("poisons", spec, compute)

@@ -100,7 +100,7 @@ def crafted(config: MetaConfig, data: Data, pair: Pair, context: Context, cost: 
             checkpoint=scratch / "checkpoint.safetensors",
             progress=context.progress,
         )
-        return {}, {
+        return {"seconds": done.seconds}, {
             "images": done.images,
             "course": torch.stack([poison.images for poison in done.course]),
             "unaffected": done.unaffected,
