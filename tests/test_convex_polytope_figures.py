@@ -227,6 +227,20 @@ def test_the_table_of_successes_has_a_line_for_each_victim_and_one_for_all():
         assert table.loc["all", name].startswith(f"{hits} of 60: ")
     assert list(table["Without poisons"]) == ["0 %", "5 %", "10 %", "5 %"]
     assert list(table["Paper's code, Convex Polytope"]) == ["72 %", "52 %", "-", "-"]
+    assert "Poisons fitted" not in table
+
+
+def test_the_table_says_how_many_poisons_victims_fitted():
+    record = transfer()
+    for number, entry in enumerate(record.metrics["rows"]):
+        entry["fitted"] = 1 - 0.1 * (VICTIMS.index(entry["victim"]) + number % 2)
+    own = {name: [] for name in VICTIMS}
+    for entry in record.metrics["rows"]:
+        own[entry["victim"]].append(entry["fitted"])
+    table = cells(success_table(record)).set_index("Victim")["Poisons fitted"]
+    for name in VICTIMS:
+        assert table[name] == f"{100 * np.mean(own[name]):.0f} %"
+    assert table["all"] == f"{100 * np.mean(list(own.values())):.0f} %"
 
 
 @pytest.mark.parametrize("record", [transfer(dataset="digits"), overlap(), end_to_end()])

@@ -100,6 +100,9 @@ def success_table(record: Record) -> Styler:
             )
         clean = [r["clean"] for r in rows if r[key] == values[0] and victim in (r["victim"], "all")]
         entry["Without poisons"] = f"{100 * float(np.mean(clean)):.0f} %"
+        fitted = [r["fitted"] for r in rows if "fitted" in r and victim in (r["victim"], "all")]
+        if fitted:
+            entry["Poisons fitted"] = f"{100 * float(np.mean(fitted)):.0f} %"
         shown.append(entry)
     return plain(pd.DataFrame(shown))
 
