@@ -1,8 +1,8 @@
 """What the papers report, and the rule by which each of our results is judged.
 
-Every rule is stated here, beside the paper's number, before a record is made.
-Rates are shares (0..1). Records count only if they were made at the unchanged
-``small`` or ``paper`` profile, on the paper's data.
+Every rule is stated here, beside the paper's number, before a record is made; later it
+may become stricter. Rates are shares (0..1). Records count only if they were made at the
+unchanged ``small`` or ``paper`` profile, on the paper's data or what a rule names instead.
 """
 
 from poisonkit.claims import convex_polytope, deep_confuse, metapoison, spectral_signatures
