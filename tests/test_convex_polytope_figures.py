@@ -225,9 +225,9 @@ def test_the_table_of_successes_has_a_line_for_each_victim_and_one_for_all():
             assert (int(told[1]) if told else entry["hits"]) == before
         hits = sum(entry["hits"] for entry in own)
         assert table.loc["all", name].startswith(f"{hits} of 60: ")
-    assert list(table["Without poisons"]) == ["0 %", "5 %", "10 %", "5 %"]
-    assert list(table["Paper's code, Convex Polytope"]) == ["72 %", "52 %", "-", "-"]
-    assert "Poisons fitted" not in table
+    assert list(table["Clean"]) == ["0 %", "5 %", "10 %", "5 %"]
+    assert list(table["Paper"]) == ["72 %", "52 %", "-", "-"]
+    assert "Fitted" not in table
 
 
 def test_the_table_says_how_many_poisons_victims_fitted():
@@ -237,7 +237,7 @@ def test_the_table_says_how_many_poisons_victims_fitted():
     own = {name: [] for name in VICTIMS}
     for entry in record.metrics["rows"]:
         own[entry["victim"]].append(entry["fitted"])
-    table = cells(success_table(record)).set_index("Victim")["Poisons fitted"]
+    table = cells(success_table(record)).set_index("Victim")["Fitted"]
     for name in VICTIMS:
         assert table[name] == f"{100 * np.mean(own[name]):.0f} %"
     assert table["all"] == f"{100 * np.mean(list(own.values())):.0f} %"

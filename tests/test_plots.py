@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from poisonkit.experiments import EXPERIMENTS, run
+from poisonkit.experiments.settings import as_json
 from poisonkit.figures import common, spectral_signatures
 from poisonkit.plots import panels, slider, two_histograms
 from poisonkit.store import Record, Store
@@ -143,6 +145,14 @@ def test_the_table_of_scale_names_just_what_differs_from_the_paper(
         assert differs in html
     for same in ("centred", "recipe.momentum", "profile"):
         assert f">{same}<" not in html
+
+
+def test_bounds_that_are_no_round_numbers_are_shown_with_four_digits() -> None:
+    experiment = EXPERIMENTS["metapoison/victims"]
+    config = as_json(experiment.configure(profile="small", **{"procedure.epsilon": 8 / 255}))
+    record = SimpleNamespace(experiment=experiment.name, profile="small", config=config)
+    table = common.scale(record).data.set_index("Parameter")
+    assert list(table.loc["procedure.epsilon"]) == ["0.03137", "0.06275"]
 
 
 def test_the_removal_figure_names_axes_and_units(records: dict[str, Record]) -> None:

@@ -167,5 +167,10 @@ def _show(config: Json, name: str) -> str:
         assert isinstance(value, dict)
         value = value[part]
     if isinstance(value, list):
-        return ", ".join(" → ".join(v) if isinstance(v, list) else str(v) for v in value)
-    return "not set" if value is None else str(value)
+        return ", ".join(" → ".join(v) if isinstance(v, list) else _rounded(v) for v in value)
+    return "not set" if value is None else _rounded(value)
+
+
+def _rounded(value: object) -> str:
+    # Bounds such as 8/255 have sixteen digits.
+    return str(float(f"{value:.4g}")) if isinstance(value, float) else str(value)

@@ -95,14 +95,12 @@ def success_table(record: Record) -> Styler:
             entry[_named(key, value)] = _counted(own)
         if key == "objective" and record.config["dataset"] == "cifar10":
             reported = _paper(record, "polytope", victim)
-            entry["Paper's code, Convex Polytope"] = (
-                "-" if reported is None else f"{reported:.0f} %"
-            )
+            entry["Paper"] = "-" if reported is None else f"{reported:.0f} %"
         clean = [r["clean"] for r in rows if r[key] == values[0] and victim in (r["victim"], "all")]
-        entry["Without poisons"] = f"{100 * float(np.mean(clean)):.0f} %"
+        entry["Clean"] = f"{100 * float(np.mean(clean)):.0f} %"
         fitted = [r["fitted"] for r in rows if "fitted" in r and victim in (r["victim"], "all")]
         if fitted:
-            entry["Poisons fitted"] = f"{100 * float(np.mean(fitted)):.0f} %"
+            entry["Fitted"] = f"{100 * float(np.mean(fitted)):.0f} %"
         shown.append(entry)
     return plain(pd.DataFrame(shown))
 

@@ -28,9 +28,9 @@ def called(trial: Json) -> str:
 def curves_figure(record: Record) -> Figure:
     """Draw Figure 4: target loss, success and accuracy by epoch.
 
-    One full line for each pair, a mean over its victims, in a band from the lowest to the
-    highest; dashed is what victims trained on clean images make of the same target, in the
-    pair's colour. Their accuracy, the same for all pairs, is black.
+    One full line for each pair, a mean over its victims; of loss and accuracy in a band from
+    the lowest to the highest. Dashed is what victims trained on clean images make of the
+    same target, in the pair's colour. Their accuracy, the same for all pairs, is black.
     """
     pairs, clean = _by_pair(record)
     figure, [axes] = panels(1, 3, size=(9.5, 4.4))
@@ -44,7 +44,8 @@ def curves_figure(record: Record) -> Figure:
             values = factor * np.array([trial["course"][name] for trial in own])
             epochs = np.arange(1, values.shape[1] + 1)
             axis.plot(epochs, values.mean(0), color=colour, label=called(own[0]))
-            if len(own) > 1:
+            # A single victim succeeds or does not: a band would only say that both occur.
+            if len(own) > 1 and name != "success":
                 axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.12)
             if name != "test":
                 key = f"pair{pair}_{name}"
