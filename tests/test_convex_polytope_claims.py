@@ -352,8 +352,10 @@ def test_several_layers_are_judged_on_known_architectures_alone():
     for hits, expected in weakest.items():
         both = end_to_end(layers("dpn92", 1, 50), layers("resnet50", 0, hits), *strangers)
         assert verdict(name, both) == expected
+    # At least twice what the last layer alone does.
+    assert verdict(name, end_to_end(layers("dpn92", 15, 30))) == "reproduced"
+    assert verdict(name, end_to_end(layers("dpn92", 16, 30))) == "partly"
     # 30 of 50 are 60 %, and begin at 46.2 %; 16 end at 45.8 %, 17 at 47.8 %.
-    assert verdict(name, end_to_end(layers("dpn92", 16, 30))) == "reproduced"
     assert verdict(name, end_to_end(layers("dpn92", 17, 30))) == "not"
     # A wide interval alone is not 60 %.
     assert verdict(name, end_to_end(layers("dpn92", 10, 29))) == "partly"
@@ -395,13 +397,9 @@ def test_victims_that_do_not_fit_their_poisons_are_not_judged():
         assert verdict(f"Figure 7: {name}", end_to_end(*known, googlenet)) is None
 
 
-def accuracies(*drops, clean=0.9, poisons=5, of=50, objective="polytope"):
+def accuracies(*drops, clean=0.9, objective="polytope"):
     rows = [{"clean_accuracy": clean, "accuracy": clean - drop} for drop in drops]
-    return record(
-        *({**row, "objective": objective} for row in rows),
-        poisons=poisons,
-        fine_tuning_per_class=of,
-    )
+    return record(*({**row, "objective": objective} for row in rows))
 
 
 def test_accuracy_may_drop_by_a_point():
@@ -416,8 +414,7 @@ def test_accuracy_may_drop_by_a_point():
     assert verdict("Figure 8", accuracies(0.0299, -0.009)) == "not"
 
 
-def test_accuracy_is_judged_where_a_tenth_of_a_class_are_poisons_and_for_the_papers_attacks():
-    assert verdict("Figure 8", accuracies(0.0, poisons=5, of=49)) is None
+def test_accuracy_is_judged_for_the_papers_attacks():
     assert verdict("Figure 8", accuracies(0.0, objective="bullseye")) is None
     both = accuracies(0.0, objective="collision")
     both.metrics["rows"] += accuracies(0.5, objective="bullseye").metrics["rows"]
@@ -435,8 +432,8 @@ def test_rules_that_speak_of_percentages_name_those_that_their_thresholds_are():
         "Figures 4 and 9": ["at most half", "three quarters"],
         "Figure 5: Feature Collision": ["at most 50 %"],
         "Figure 7: last layer": ["at most 10 points", "20 %"],
-        "Figure 7: several layers": ["60 %", "90 %"],
-        "Figure 8": ["at most 1 point", "3 for each", "a tenth"],
+        "Figure 7: several layers": ["60 %", "twice", "90 %"],
+        "Figure 8": ["at most 1 point", "3 for each"],
     }
     for name, words in said.items():
         for text in words:

@@ -24,8 +24,6 @@ FIGURE_5 = {
 GRAY_BOX = 0.6
 #: Victims overfit, says the paper; of one that fits less of its poisons no attack can be judged.
 FITTED = 0.9
-#: The paper poisons five of fifty images of a class.
-POISONED_OF_CLASS = 0.1
 
 
 def _rate(rows: Sequence[Json], *, verdict: Verdict = "not") -> Outcome:
@@ -199,7 +197,8 @@ def judge_several_layers(record: Record) -> Outcome | None:
     found, one = _rate(own), _rate(single)
     verdict: Verdict = "not"
     if found.interval[0] > one.interval[1]:
-        reached = found.measured >= GRAY_BOX and all(row["high"] >= GRAY_BOX for row in own)
+        often = found.measured >= max(GRAY_BOX, 2 * one.measured)
+        reached = often and all(row["high"] >= GRAY_BOX for row in own)
         verdict = "reproduced" if reached else "partly"
     return _rate(own, verdict=verdict)
 
@@ -221,9 +220,8 @@ def judge_googlenet(record: Record) -> Outcome | None:
 
 def judge_accuracy(record: Record) -> Outcome | None:
     """Judge Figure 8 by what the poisons cost the victims on test images."""
-    config = record.config
     rows = [r for r in record.metrics["rows"] if r["objective"] in ("collision", "polytope")]
-    if not rows or config["poisons"] > POISONED_OF_CLASS * config["fine_tuning_per_class"]:
+    if not rows:
         return None
     drops = [row["clean_accuracy"] - row["accuracy"] for row in rows]
     mean = mean_and_deviation(drops)[0]
@@ -340,8 +338,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         quantity="targets taken for the poisons' class, victims of the substitutes' architectures",
         reported=GRAY_BOX,
         rule="partly if the interval lies above that of the last layer alone; reproduced if, "
-        "moreover, the rate is at least 60 % and every such victim's interval reaches 60 % or lies "
-        f"above it; not otherwise. {_IF_FITTED}. {_WILSON}",
+        "moreover, the rate is at least 60 % and twice that of the last layer, and every such "
+        "victim's interval reaches 60 % or lies above it; not otherwise. "
+        f"{_IF_FITTED}. {_WILSON}",
         judge=judge_several_layers,
     ),
     _end_to_end(
@@ -359,8 +358,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         quantity="accuracy without poisons less that with them, mean over victims and the paper's "
         "two attacks",
         rule="reproduced if it is at most 1 point for each of them; partly if at most 1 on average "
-        "and 3 for each; not otherwise. Judged only where, as in the paper, at most a tenth of a "
-        "class are poisons. Interval: lowest and highest",
+        "and 3 for each; not otherwise. Interval: lowest and highest",
         judge=judge_accuracy,
     ),
 )

@@ -155,7 +155,8 @@ def judge_transfer(
     Parameters
     ----------
     figure : reported accuracies in percent, without noise and with it, by classifier.
-    others : whether other classifiers may stand in for the figure's; then the mean counts.
+    others : whether other classifiers may stand in for the figure's; then each is held
+        against the mean drop.
     """
     drops = {name: clean - perturbed for name, (clean, perturbed) in figure.items()}
     order: list[Verdict] = ["not", "partly", "reproduced"]
@@ -171,8 +172,8 @@ def judge_transfer(
         if set(drops) <= set(found):
             each = [_by_share(found[name], reported) for name, reported in drops.items()]
         elif others and found:
-            mean, reported = (mean_and_deviation([*d.values()])[0] for d in (found, drops))
-            each = [_by_share(mean, reported)]
+            reported = mean_and_deviation([*drops.values()])[0]
+            each = [_by_share(drop, reported) for drop in found.values()]
         else:
             return None
         values = [100 * row["perturbed"] for row in rows.values()]
@@ -262,9 +263,7 @@ def _mean_perturbed(figure: dict[str, tuple[float, float]]) -> float:
 def _transfer(exhibit: str, experiment: str, figure: dict[str, tuple[float, float]]) -> Exhibit:
     others = experiment != "deep_confuse/transfer"
     stand_in = f". {_STAND_IN}" if exhibit.endswith("ImageNet") else ""
-    instead = (
-        ". Other classifiers that stand in for them: their mean drop against the reported mean"
-    )
+    instead = ". Other classifiers that stand in for them: each drop against the reported mean"
     return Exhibit(
         paper=CONFUSE,
         exhibit=exhibit,

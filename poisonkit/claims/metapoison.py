@@ -91,7 +91,7 @@ def judge_budget(record: Record) -> Outcome | None:
     least = min(low, key=lambda row: row["budget"])
     most = max(rows, key=lambda row: row["budget"])
     verdict: Verdict = "not"
-    if least["low"] > least["clean_rate"]:
+    if _beyond_clean(least):
         enough = least["rate"] >= most["rate"] / 2
         verdict = "reproduced" if least["rate"] >= OFTEN else "partly" if enough else "not"
     return _rate(least, verdict)
@@ -143,10 +143,8 @@ def judge_features(record: Record) -> Outcome | None:
 def _of_first_target(record: Record, scenario: str) -> Json:
     """Count what became of each pair's first target, which all of its attacks have."""
     own = [t for t in record.metrics["trials"] if t["scenario"] == scenario]
-    hits, anyway = (
-        sum(answers["predictions"][0] == trial["wanted_class"] for trial, answers in found)
-        for found in ([(t, t) for t in own], [(t, t["clean"]) for t in own])
-    )
+    hits = sum(t["predictions"][0] == t["wanted_class"] for t in own)
+    anyway = sum(t["clean"]["predictions"][0] == t["wanted_class"] for t in own)
     low, _ = wilson(hits, len(own))
     rates = {"rate": hits / len(own), "clean_rate": anyway / len(own), "low": low}
     return {"hits": hits, "targets": len(own), **rates}
