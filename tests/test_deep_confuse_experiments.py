@@ -17,7 +17,8 @@ from poisonkit.attacks.generated_noise import craft
 from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
-from poisonkit.experiments import EXPERIMENTS, run
+from poisonkit.evaluation import evaluate
+from poisonkit.experiments import EXPERIMENTS, networks, run
 from poisonkit.experiments.deep_confuse import steps
 from poisonkit.experiments.deep_confuse.data import begin, load_data
 from poisonkit.experiments.deep_confuse.steps import (
@@ -29,7 +30,9 @@ from poisonkit.experiments.deep_confuse.steps import (
     train_on,
 )
 from poisonkit.experiments.deep_confuse.strength import random_labels
+from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.networks import Context
+from poisonkit.experiments.settings import as_json, with_options
 from poisonkit.models import create
 from poisonkit.models.generators import create_generator
 from poisonkit.store import Record, Store
@@ -150,11 +153,7 @@ def test_there_is_a_trial_for_each_classifier_of_each_generator(name):
         groups.setdefault(tuple(about.items()), []).append(unit)
     for about, group in groups.items():
         # Without a generator there is nothing to repeat for each.
-        plain = dict(about).get("epsilon") == 0.0 or dict(about).get("kind") in (
-            "random labels",
-            "left out",
-            "clean",
-        )
+        plain = dict(about).get("epsilon") == 0.0 or dict(about).get("kind") == "clean"
         # And without anything drawn, nothing to repeat for each classifier.
         fixed = dict(about).get("classifier") == "support vector machine"
         assert len(group) == (2 if plain else 3 if fixed else 6), about
@@ -327,6 +326,26 @@ def test_fully_perturbed_images_give_the_same_network_in_every_experiment(labora
     assert noisy == by_seed(switches, lambda t: t["perturbed"]["accuracy"], switch="paper")
 
 
+def test_leaving_images_out_costs_images_and_no_steps(laboratory, monkeypatch):
+    seen = []
+    learning = networks.fit
+
+    def counted(network, images, recipe, **options):
+        seen.append(recipe.epochs * len(images))
+        return learning(network, images, recipe, **options)
+
+    monkeypatch.setattr(networks, "fit", counted)
+    shares = (0.0, 0.25, 0.8)
+    config = configure("share", shares=shares, epsilons=(), repeats=1, seed=7, images_per_class=100)
+    experiment = EXPERIMENTS["deep_confuse/share"]
+    units = [unit for unit in experiment.units(config) if unit["kind"] == "left out"]
+    assert [unit["share"] for unit in units] == [*shares]
+    for unit in units:
+        experiment.trial(config, unit, laboratory.context)
+    whole, *fewer = seen
+    assert fewer == pytest.approx([whole] * 2, rel=0.02), "as many images are shown, repeated"
+
+
 def test_a_share_is_perturbed_the_same_way_whether_the_victim_defends_itself(laboratory):
     half = by_seed(
         laboratory.record("share"), lambda t: t["accuracy"], kind="noise", share=0.5, epsilon=0.3
@@ -355,6 +374,31 @@ def test_an_option_by_its_name_is_the_option_itself(name, wanted, alone, laborat
     )
     assert by_seed(laboratory.record(name), clean, **wanted) == expected
     assert expected != by_seed(laboratory.record("epsilon"), lambda t: t["accuracy"], epsilon=0.0)
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, "transfer_cifar10", "transfer_imagenet2"])
+@pytest.mark.parametrize("profile", ["quick", "small"])
+def test_off_the_papers_scale_the_released_code_changes_how_a_generator_is_selected_only(
+    name, profile, laboratory
+):
+    experiment = EXPERIMENTS[f"deep_confuse/{name}"]
+    ours, theirs = (
+        as_json(experiment.configure(profile=profile, variant=variant))
+        for variant in ("paper", "released")
+    )
+    changed = {key for key in ours if ours[key] != theirs[key]}
+    assert changed <= {"variant", "selection"}
+    if profile == "quick":
+        config = experiment.configure(profile=profile, variant="released", dataset="digits")
+        experiment.check(config, next(iter(experiment.units(config))), laboratory.context)
+
+
+def test_the_released_switch_trains_as_the_code_does():
+    """Adam at a constant rate of 0.01 for two epochs, on pixels as they are."""
+    config = with_options(configure("switches"), SWITCHES["released"])
+    recipe = config.recipe
+    assert (recipe.optimizer, recipe.learning_rate, recipe.epochs) == ("adam", 0.01, 2)
+    assert (recipe.schedule, recipe.warmup, config.standardise) == ("constant", 0.0, "none")
 
 
 def test_the_released_generator_and_all_of_the_released_code_can_be_switched_on(laboratory):
@@ -477,6 +521,24 @@ def test_unrounded_noise_is_the_rounded_one_up_to_the_rounding(make_images, epsi
     assert not unrounded.requires_grad
 
 
+def test_rounding_is_all_that_unrounded_noise_changes_of_a_training(laboratory):
+    """The network on unrounded noise standardises by what it sees, as the rounded one's does."""
+    record = laboratory.record("mnist")
+    config, context = configure("mnist"), laboratory.context
+    data, cost = begin(config, context)
+    learned = learned_generator(config, data, 0, context, cost)
+    noisy, _ = craft(data.train, learned.generator).apply(data.train)
+    networks = laboratory.count("networks")
+    transform = float_noise(learned.generator, checksum=noisy.checksum)
+    network, _ = train_on(config, data.train, 0, context, cost, "", transform=transform, like=noisy)
+    assert laboratory.count("networks") == networks, "the record's own network is in the cache"
+    seen = noisy.x.double() / 255
+    assert float(network.mean) == pytest.approx(float(seen.mean()), rel=1e-4)
+    assert float(network.deviation) == pytest.approx(float(seen.std()), rel=1e-3)
+    found = record.metrics["trials"][0]["unrounded"]["accuracy"]
+    assert found == evaluate(network, data.test)
+
+
 def test_unrounded_noise_of_another_generator_is_another_training(make_images):
     images = make_images(4, size=(16, 16))
     generator = loud(images, 0.3)
@@ -559,7 +621,7 @@ def test_components_are_projections_onto_the_training_features_singular_vectors(
     learned = learned_generator(config, data, 0, context, cost)
     noisy, _ = craft(data.train, learned.generator).apply(data.train)
     networks = laboratory.count("networks")
-    network, _ = train_on(config, noisy, 0, context, cost, "", watch={"test": data.test})
+    network, _ = train_on(config, noisy, 0, context, cost, "", test=data.test)
     assert laboratory.count("networks") == networks, "the record's own network is in the cache"
     rows = {}
     for kind, images in (("train", noisy), ("test", data.test)):

@@ -126,6 +126,7 @@ def training_of(
     cost: Cost,
     standardise: str = "data",
     transform: Transform | None = None,
+    like: ImageSet | None = None,
     watch: Mapping[str, ImageSet | Measured] | None = None,
     options: Mapping[str, int] | None = None,
 ) -> tuple[Classifier, Json]:
@@ -134,13 +135,18 @@ def training_of(
     Trained networks are artefacts: whoever asks for the same one gets it from the
     store, and training goes on from its last checkpoint after a kill.
 
+    Parameters
+    ----------
+    like : images whose statistics the network standardises its input by, if not those
+        that it is trained on.
+
     Returns
     -------
     The network; ``loss`` and ``accuracy``, one number an epoch, and, for each name in
     ``watch``, the accuracy on those images or what was to be measured.
     """
     options = dict(options or {})
-    network = create(model, like=images, seed=seed, standardise=standardise, **options)
+    network = create(model, like=like or images, seed=seed, standardise=standardise, **options)
     spec: Json = {
         "training": training.VERSION,
         "model": model,
@@ -153,6 +159,8 @@ def training_of(
     }
     if transform:
         spec["transform"] = transform.about
+    if like:
+        spec["like"] = like.checksum
     if watch:
         spec["watch"] = {
             name: other.checksum if isinstance(other, ImageSet) else other.about

@@ -103,18 +103,26 @@ def defence_trial(
     noisy, _ = poison.apply(data.train)
     numbers: Json = {**unit, "data_checksum": data.train.checksum}
     for name, images in (("clean", data.train), ("perturbed", noisy)):
-        network = _train(_defended(config, unit), unit, images, context, cost, name)
+        network = _train(_defended(config, unit), unit, images, data.test, context, cost, name)
         numbers[name] = evaluate(network, data.test)
     return {**numbers, "cost": cost.as_json()}, {}
 
 
 def _train(
-    config: DefencesConfig, unit: Json, images: ImageSet, context: Context, cost: Cost, name: str
+    config: DefencesConfig,
+    unit: Json,
+    images: ImageSet,
+    test: ImageSet,
+    context: Context,
+    cost: Cost,
+    name: str,
 ) -> Classifier:
     defence, seed = unit["defence"], unit["seed"]
     transform = _TRANSFORMS[defence](config) if defence in _TRANSFORMS else None
     label = f"{defence}, {name}"
-    network, _ = train_on(config, images, seed, context, cost, label, transform=transform)
+    network, _ = train_on(
+        config, images, seed, context, cost, label, test=test, transform=transform
+    )
     if defence != "spectral filter":
         return network
     values = features(network, images.x, LAST_HIDDEN[config.model])

@@ -74,7 +74,8 @@ def map_trial(
     if unit["kind"] != "clean":
         learned = learned_generator(config, data, unit["generator"], context, cost)
         images, _ = craft(images, learned.generator).apply(images)
-    network, _ = train_on(config, images, unit["seed"], context, cost, unit["kind"])
+    seed, kind = unit["seed"], unit["kind"]
+    network, _ = train_on(config, images, seed, context, cost, kind, test=data.test)
     counts = confusion(network, data.test)
     numbers = {
         **unit,

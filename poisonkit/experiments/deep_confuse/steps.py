@@ -1,7 +1,7 @@
 """The steps that the Deep Confuse trials are made of: learn a generator, perturb, train, look."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -164,10 +164,19 @@ def train_on(
     cost: Cost,
     label: str,
     *,
+    test: ImageSet | None = None,
     transform: Transform | None = None,
-    watch: Mapping[str, ImageSet] | None = None,
+    like: ImageSet | None = None,
 ) -> tuple[Classifier, Json]:
-    """Train the attacked network; the label names the run in the progress bar."""
+    """Train the attacked network, or take it from the store.
+
+    Parameters
+    ----------
+    label : names the run in the progress bar.
+    test : images on which the network is evaluated after each epoch; experiments that
+        evaluate on the same ones share their networks.
+    transform, like : see :func:`~poisonkit.experiments.networks.training_of`.
+    """
     return training_of(
         context,
         images,
@@ -178,7 +187,8 @@ def train_on(
         cost=cost,
         standardise=config.standardise,
         transform=transform,
-        watch=watch,
+        like=like,
+        watch={"test": test} if test else None,
         options=width_option(config.width),
     )
 

@@ -41,8 +41,8 @@ def _epsilon_units(config: EpsilonConfig) -> list[Json]:
     refuse_repeats(epsilons=config.epsilons)
     return [
         {**run, "epsilon": epsilon}
-        for epsilon in config.epsilons
         for run in runs(config)
+        for epsilon in config.epsilons
         # Without noise there is no generator to repeat it for.
         if epsilon or run["generator"] == config.seed
     ]
@@ -68,7 +68,13 @@ def epsilon_trial(
         learned = learned_generator(config, data, unit["generator"], context, cost)
         images, _ = craft(data.train, learned.generator).apply(data.train)
     network, course = train_on(
-        config, images, unit["seed"], context, cost, f"epsilon {unit['epsilon']}"
+        config,
+        images,
+        unit["seed"],
+        context,
+        cost,
+        f"epsilon {unit['epsilon']}",
+        test=data.test,
     )
     numbers = {
         **unit,
@@ -140,11 +146,10 @@ def _share_units(config: ShareConfig) -> list[Json]:
     kinds += [("random labels", None), ("left out", None)]
     return [
         {**run, "kind": kind, "epsilon": epsilon, "share": share}
+        for run in runs(config)
         for kind, epsilon in kinds
         for share in config.shares
-        for run in runs(config)
-        if (kind == "noise" or run["generator"] == config.seed)
-        and (kind != "left out" or share < 1)
+        if kind != "left out" or share < 1
     ]
 
 
@@ -186,10 +191,13 @@ def share_trial(
         kept = torch.ones(len(images), dtype=torch.bool, device=images.device)
         kept[chosen] = False
         images = images.select(kept)
+        # As many steps as on the whole set: what is missing is images, not training.
+        epochs = round(config.recipe.epochs * len(kept) / len(images))
+        config = replace(config, recipe=replace(config.recipe, epochs=epochs))
     elif share:
         images = random_labels(images, share, seed=seed)
     label = f"{unit['kind']}, {share:.0%}"
-    network, course = train_on(config, images, seed, context, cost, label)
+    network, course = train_on(config, images, seed, context, cost, label, test=data.test)
     numbers = {
         **unit,
         "accuracy": evaluate(network, data.test),
@@ -212,7 +220,7 @@ _FEWER: Mapping[str, object] = {
 SHARE = Experiment(
     name="deep_confuse/share",
     summary="Figure 5: accuracy against the share of perturbed training images",
-    version=1,
+    version=2,
     config=ShareConfig,
     profiles=profiles_of(
         "mnist", quick={**_FEWER, "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2}, small=_FEWER

@@ -32,6 +32,9 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
         "recipe.epochs": 2,
         "recipe.learning_rate": 0.01,
         "recipe.optimizer": "adam",
+        "recipe.schedule": "constant",
+        "recipe.warmup": 0.0,
+        "standardise": "none",
     },
 }
 
@@ -53,7 +56,7 @@ def _switch_units(config: ConfuseSwitchesConfig) -> list[Json]:
     for name in config.switches:
         if name not in SWITCHES:
             raise unknown("switch", name, SWITCHES)
-    return [{**run, "switch": name} for name in config.switches for run in runs(config)]
+    return [{**run, "switch": name} for run in runs(config) for name in config.switches]
 
 
 def _chosen(config: ConfuseSwitchesConfig, unit: Json) -> ConfuseSwitchesConfig:
@@ -76,7 +79,7 @@ def switch_trial(
     noisy, _ = craft(data.train, learned.generator).apply(data.train)
     numbers: Json = {**unit, "checks": learned.course["checks"]}
     for name, images in (("clean", data.train), ("perturbed", noisy)):
-        network, _ = train_on(config, images, unit["seed"], context, cost, name)
+        network, _ = train_on(config, images, unit["seed"], context, cost, name, test=data.test)
         numbers[name] = accuracies(network, data.test)
     numbers["data_checksum"] = data.train.checksum
     return {**numbers, "cost": cost.as_json()}, {}
@@ -99,7 +102,7 @@ def switch_summary(config: ConfuseSwitchesConfig, trials: Sequence[Json]) -> Jso
 SWITCHING = Experiment(
     name="deep_confuse/switches",
     summary="what each difference between the paper and the released code changes",
-    version=1,
+    version=2,
     config=ConfuseSwitchesConfig,
     profiles=profiles_of(
         "mnist",
@@ -110,7 +113,7 @@ SWITCHING = Experiment(
         },
         # Both algorithms learn the same generator to rounding, so one of them will do.
         small={
-            "generators": 1,
+            "repeats": 1,
             "switches": tuple(name for name in SWITCHES if "Algorithm 1" not in name),
         },
     ),

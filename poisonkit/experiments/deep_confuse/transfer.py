@@ -42,6 +42,7 @@ NETWORKS: Mapping[str, Mapping[str, object]] = {
         name: {
             "model": name,
             "width": None,
+            "recipe.optimizer": "sgd",
             "recipe.learning_rate": 0.05,
             "recipe.schedule": "cosine",
         }
@@ -122,7 +123,8 @@ def _accuracy(
     name, seed = unit["classifier"], unit["seed"]
     if name not in CLASSICAL:
         attacked = _attacked(config, unit)
-        network, _ = train_on(attacked, images, seed, context, cost, f"{name}, {label}")
+        label = f"{name}, {label}"
+        network, _ = train_on(attacked, images, seed, context, cost, label, test=test)
         return evaluate(network, test)
     fitted = _classical(name, seed).fit(_pixels(images), images.y.cpu().numpy())
     return float((fitted.predict(_pixels(test)) == test.y.cpu().numpy()).mean())

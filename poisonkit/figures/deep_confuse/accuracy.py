@@ -139,8 +139,8 @@ def trials_figure(record: Record) -> Figure:
         level = 100 * checks[chosen][selection if selection != "last" else "validation"]
         axes.plot(x[chosen], level, "o", color=colour, mfc="none", ms=12, mew=1.5)
     axes.plot([], [], "o", color="black", mfc="none", ms=12, mew=1.5, label="selected")
-    guessing_line(axes, record)
     wrong = record.config["procedure"]["label_map"] is not None
+    guessing_line(axes, record, missed=wrong)
     axes.set(
         xlabel="trials that the generator has learned for",
         ylabel="not called as wished (%)" if wrong else "accuracy (%)",

@@ -38,10 +38,11 @@ def chance(record: Record) -> float | None:
     return _CHANCE.get(str(record.config["dataset"]))
 
 
-def guessing_line(axes: Axes, record: Record) -> None:
-    """Draw a dashed line at the accuracy of guessing."""
+def guessing_line(axes: Axes, record: Record, *, missed: bool = False) -> None:
+    """Draw a dashed line at the accuracy of guessing, or at what guessing misses."""
     level = chance(record)
     if level is not None:
+        level = 100 - level if missed else level
         axes.axhline(level, color=COLOURS["reference"], ls="--", zorder=0, label="guessing")
 
 

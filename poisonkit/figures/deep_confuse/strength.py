@@ -1,8 +1,10 @@
 """Figures 4 and 5: accuracy against the bound of the noise and the share of noisy images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -22,8 +24,6 @@ from poisonkit.store import Json, Record
 
 #: Images that each column of Figure 4's strip shows.
 _STRIP = 2
-#: Colours of Figure 5's curves, one an epsilon.
-_CURVES = ("poisoned", "after", "clean")
 
 
 def epsilon_figure(record: Record) -> Figure:
@@ -93,12 +93,11 @@ def share_figure(record: Record) -> Figure:
     figure, [[axes]] = panels(1, 1, size=(8.5, 4.2))
     epsilons = record.config["epsilons"]
     paper = FIGURE_5 if on_paper_data(record) == "mnist" else {}
-    colours = [COLOURS[role] for role in (*_CURVES * len(epsilons), "after", "reference")]
     kinds = [("noise", epsilon) for epsilon in epsilons]
     kinds += [("left out", None), ("random labels", None)]
-    for (kind, epsilon), colour in zip(
-        kinds, [*colours[: len(epsilons)], *colours[-2:]], strict=True
-    ):
+    colours = sns.blend_palette([COLOURS[role] for role in ("poisoned", "clean")], len(epsilons))
+    colours += [COLOURS["after"], COLOURS["reference"]]
+    for (kind, epsilon), colour in zip(kinds, colours, strict=True):
         name = f"noise, epsilon {epsilon:g}" if kind == "noise" else kind
         rows, own = (
             [e for e in found if (e["kind"], e["epsilon"]) == (kind, epsilon)]
@@ -122,7 +121,7 @@ def _curve(
     rows: Sequence[Json],
     trials: Sequence[Json],
     name: str,
-    colour: str,
+    colour: Any,
     label: str,
     *,
     scale: float = 1,
