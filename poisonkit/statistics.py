@@ -3,13 +3,23 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, fisher_exact
 
 
 def wilson(hits: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a rate, ``hits`` out of ``total``."""
     interval = binomtest(hits, total).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def more_often(hits: int, total: int, others: int, of: int, *, level: float = 0.05) -> bool:
+    """Tell whether ``hits`` out of ``total`` are more than ``others`` out of ``of``.
+
+    Fisher's exact test, one-sided; ``level`` is the probability of finding so when there
+    is no difference.
+    """
+    table = [[hits, total - hits], [others, of - others]]
+    return float(fisher_exact(table, alternative="greater").pvalue) < level
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

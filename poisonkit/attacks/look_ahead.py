@@ -26,7 +26,9 @@ class Procedure:
     epsilon : bound of the change of each value on the [0, 1] scale.
     colour : bound of a smooth change of colours that comes before it, in each of Y, U and V;
         0 is none.
-    smoothness : weight of the colour change's roughness in what is minimised.
+    smoothness : weight of the colour change's roughness in what is minimised. The released
+        code's is 8 where a class of a tenth of the images is poisoned whole: it adds, for
+        each batch, 100 times the mean over all poisons.
     steps : crafting steps; each goes through one epoch of every surrogate.
     unroll : K, steps of gradient descent that are looked ahead.
     surrogates : M, networks that the poisons are crafted with.

@@ -1,9 +1,10 @@
 """MetaPoison: what the paper claims, and the rules by which our results are judged."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from poisonkit.claims.base import Exhibit, Outcome, Verdict
-from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.statistics import mean_and_deviation, more_often, wilson
 from poisonkit.store import Json, Record
 
 META = "MetaPoison"
@@ -26,6 +27,12 @@ def _last(trials: Sequence[Json], name: str) -> list[float]:
     return [float(trial["course"][name][-1]) for trial in trials]
 
 
+def _clean_loss(trial: Json) -> float:
+    """Return the loss of the targets towards the wanted label in a clean victim."""
+    wanted = trial["clean"]["wanted_probability"]
+    return mean_and_deviation([-math.log(max(one, 1e-300)) for one in wanted])[0]
+
+
 def judge_losses(record: Record) -> Outcome | None:
     """Judge Figure 3a by the target's loss in surrogates and in victims."""
     trials = record.metrics["trials"]
@@ -41,13 +48,13 @@ def judge_losses(record: Record) -> Outcome | None:
     before = mean_and_deviation([mean_and_deviation(one)[0] for one, _ in third])[0]
     after = mean_and_deviation([mean_and_deviation(one)[0] for _, one in third])[0]
     values = _last(ends, "target_loss")
-    found, begun = (
-        mean_and_deviation(values)[0],
-        mean_and_deviation(_last(starts, "target_loss"))[0],
+    found, begun, clean = (
+        mean_and_deviation(losses)[0]
+        for losses in (values, _last(starts, "target_loss"), [_clean_loss(t) for t in ends])
     )
     comparable = record.config["procedure"]["objective"] == "cross-entropy"
     verdict: Verdict = "not"
-    if found <= begun / 2:
+    if found <= min(begun, clean) / 2:
         verdict = "reproduced" if comparable and found < after < before else "partly"
     interval = (min(values), max(values))
     return Outcome(measured=found, interval=interval, n=len(values), verdict=verdict)
@@ -60,7 +67,7 @@ def judge_steps(record: Record) -> Outcome | None:
     kept = first["accuracy"]["mean"] - last["accuracy"]["mean"] <= MARGINAL
     apart, often = last["low"] > first["high"], last["rate"] >= OFTEN
     verdict: Verdict = "not"
-    if apart or (often and last["rate"] > first["rate"]):
+    if _beyond_clean(last) and (apart or (often and last["rate"] > first["rate"])):
         verdict = "reproduced" if apart and often and kept else "partly"
     return _rate(last, verdict)
 
@@ -69,16 +76,20 @@ def judge_victims(record: Record) -> Outcome | None:
     """Judge Figure 4 by success over all pairs, and by the accuracy beside clean victims'."""
     whole = record.metrics["all"]
     kept = record.metrics["clean_accuracy"] - whole["accuracy"]["mean"] <= MARGINAL
-    clean = [row["clean_success"] for row in record.metrics["rows"]]
     verdict: Verdict = "not"
-    if whole["rate"] >= OFTEN and mean_and_deviation(clean)[0] < whole["low"]:
+    if whole["rate"] >= OFTEN and _beyond_clean(whole):
         verdict = "reproduced" if kept and whole["rate"] >= 0.9 else "partly"
     return _rate(whole, verdict)
 
 
 def _beyond_clean(row: Json) -> bool:
     """Tell whether more targets are given the wanted label than by victims of clean images."""
-    return bool(row["low"] > row["clean_rate"])
+    return more_often(row["hits"], row["targets"], row["clean_hits"], row["clean_targets"])
+
+
+def _in_two_pairs(rows: Sequence[Json]) -> bool:
+    """Tell whether at least two pairs, each by itself, go beyond clean victims."""
+    return sum(map(_beyond_clean, rows)) >= 2
 
 
 def judge_budget(record: Record) -> Outcome | None:
@@ -92,8 +103,11 @@ def judge_budget(record: Record) -> Outcome | None:
     most = max(rows, key=lambda row: row["budget"])
     verdict: Verdict = "not"
     if _beyond_clean(least):
-        enough = least["rate"] >= most["rate"] / 2
-        verdict = "reproduced" if least["rate"] >= OFTEN else "partly" if enough else "not"
+        pairs = [row for row in record.metrics["by_pair"] if row["budget"] == least["budget"]]
+        if least["rate"] >= OFTEN and _in_two_pairs(pairs):
+            verdict = "reproduced"
+        elif least["rate"] >= most["rate"] / 2:
+            verdict = "partly"
     return _rate(least, verdict)
 
 
@@ -109,32 +123,61 @@ def judge_training(record: Record) -> Outcome | None:
         return None
     expected = rows["as expected"]
     least = min(changes, key=lambda row: row["rate"])
-    enough = [row["rate"] >= expected["rate"] / 2 and _beyond_clean(row) for row in changes]
+    pairs = {(row["change"], row["pair"]): row for row in record.metrics["by_pair"]}
+    attacked = [
+        p for (name, p), row in pairs.items() if name == "as expected" and _beyond_clean(row)
+    ]
+
+    def survived(row: Json) -> bool:
+        both = [(row, expected)]
+        both += [(pairs[row["change"], p], pairs["as expected", p]) for p in attacked]
+        return _beyond_clean(row) and all(own["rate"] >= usual["rate"] / 2 for own, usual in both)
+
+    enough = [survived(row) for row in changes]
     verdict: Verdict = "not"
-    if expected["rate"] >= OFTEN and _beyond_clean(expected):
-        verdict = "reproduced" if all(enough) else "partly" if any(enough) else "not"
+    if expected["rate"] >= OFTEN and _beyond_clean(expected) and attacked and any(enough):
+        verdict = "reproduced" if all(enough) and len(attacked) >= 2 else "partly"
     return _rate(least, verdict)
 
 
+def _taken(record: Record) -> list[Json]:
+    """Return the trials whose victim gives the target the wanted label, and its clean one not."""
+    return [
+        trial
+        for trial in record.metrics["trials"]
+        if trial["predictions"][0] == trial["wanted_class"] != trial["clean"]["predictions"][0]
+    ]
+
+
 def judge_plane(record: Record) -> Outcome | None:
-    """Judge Figure 6a by the variance that two components explain."""
-    values = record.metrics["explained"]
+    """Judge Figure 6a by the variance that two components explain, and by who leaves the path."""
+    values, taken = record.metrics["explained"], _taken(record)
     found = mean_and_deviation(values)[0]
-    verdict: Verdict = "reproduced" if found >= 0.9 else "partly" if found >= 0.75 else "not"
+    leave = [
+        mean_and_deviation(trial["apart"]["poisoned"])[0]
+        > mean_and_deviation(trial["apart"]["noise"])[0]
+        for trial in taken
+    ]
+    verdict: Verdict = "not"
+    if taken and found >= 0.75:
+        verdict = "reproduced" if found >= 0.9 and all(leave) else "partly"
     interval = (min(values), max(values))
     return Outcome(measured=found, interval=interval, n=len(values), verdict=verdict)
 
 
 def judge_features(record: Record) -> Outcome | None:
-    """Judge Figure 6b by the distances in the last representation, beside those of a collision."""
+    """Judge Figure 6b by the last representation of victims, beside that of a collision."""
+    taken = _taken(record)
     ratios, near = [], []
-    for trial in record.metrics["trials"]:
+    for trial in taken or record.metrics["trials"]:
         last = {kind: values[-1] for kind, values in trial["distances"].items()}
-        ratios.append(last["poisons in clean"] / last["bases in clean"])
-        near.append(last["poisons in clean"] <= last["collided in clean"])
+        ratios.append(last["poisons in victim"] / last["bases in victim"])
+        collided = last["collided in clean"] / last["bases in clean"]
+        in_clean = last["poisons in clean"] / last["bases in clean"]
+        near.append(min(ratios[-1], in_clean) <= collided)
     found = mean_and_deviation(ratios)[0]
     verdict: Verdict = "not"
-    if not any(near):
+    if taken and not any(near):
         verdict = "reproduced" if found >= 0.5 else "partly"
     interval = (min(ratios), max(ratios))
     return Outcome(measured=found, interval=interval, n=len(ratios), verdict=verdict)
@@ -145,9 +188,8 @@ def _of_first_target(record: Record, scenario: str) -> Json:
     own = [t for t in record.metrics["trials"] if t["scenario"] == scenario]
     hits = sum(t["predictions"][0] == t["wanted_class"] for t in own)
     anyway = sum(t["clean"]["predictions"][0] == t["wanted_class"] for t in own)
-    low, _ = wilson(hits, len(own))
-    rates = {"rate": hits / len(own), "clean_rate": anyway / len(own), "low": low}
-    return {"hits": hits, "targets": len(own), **rates}
+    counts = {"clean_hits": anyway, "clean_targets": len(own)}
+    return {"hits": hits, "targets": len(own), "rate": hits / len(own), **counts}
 
 
 def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
@@ -160,11 +202,13 @@ def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
             return _rate(own, verdict)
         # Of whole numbers, so that four fifths are 0.8: 0.6 / 0.75 is less.
         share = own["hits"] * usual["targets"] / (usual["hits"] * own["targets"])
+        if not _beyond_clean(own):
+            return _rate(own, verdict)
         if name == "third party":
-            if _beyond_clean(own):
-                verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
-        elif own["hits"]:
-            verdict = "reproduced" if share <= 0.8 else "partly" if share < 1 else "not"
+            verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
+        elif share < 1:
+            less = more_often(usual["hits"], usual["targets"], own["hits"], own["targets"])
+            verdict = "reproduced" if less and share <= 0.8 else "partly"
         return _rate(own, verdict)
 
     return judge
@@ -172,7 +216,8 @@ def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
 
 _SUCCESS = "targets given the wanted label, all pairs and victims"
 _INTERVAL = "interval: 95 % for the rate"
-_BEYOND = "only rates whose interval begins above that of victims of clean images count"
+_FISHER = "Fisher's exact test, one-sided, 5 %"
+_BEYOND = f"only rates above that of victims of clean images count ({_FISHER})"
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -184,8 +229,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         unit="number",
         rule="reproduced: over the last third of the crafting steps the loss is lower in "
         "surrogates after the unrolled steps than before them, and in victims lower still, and "
-        "at most half of what it is in victims of the first step; partly: only the latter, or the "
-        "surrogates' loss is a margin; "
+        "at most half of what it is in victims of the first step and in victims of clean images; "
+        "partly: only the latter two, or the surrogates' loss is a margin; "
         "interval: lowest and highest victim",
         experiment="metapoison/crafting",
         judge=judge_losses,
@@ -198,7 +243,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         rule="reproduced: after the last step at least half of the victims give the wanted label, "
         "the interval lies above that before the first, and the accuracy is at most "
         f"{100 * MARGINAL:.0f} points lower; partly: the intervals are apart, or at least half of "
-        f"the victims do and more than before; {_INTERVAL}",
+        f"the victims do and more than before; {_BEYOND}; {_INTERVAL}",
         experiment="metapoison/crafting",
         judge=judge_steps,
     ),
@@ -210,8 +255,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         reported=NEARLY_ALL,
         rule="reproduced: at least 90 %, and the mean accuracy at most "
         f"{100 * MARGINAL:.0f} points below that of victims trained on clean images; partly: at "
-        "least 50 %, as the abstract has it; either only if clean victims give the label less "
-        f"often than the interval's lower end; {_INTERVAL}",
+        f"least 50 %, as the abstract has it; {_BEYOND}; {_INTERVAL}",
         experiment="metapoison/victims",
         judge=judge_victims,
     ),
@@ -221,8 +265,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="fewer poisons than a tenth of the data are enough",
         quantity="targets given the wanted label with the smallest budget from 3 to 10 %",
         reported=OFTEN,
-        rule="reproduced: at least 50 % (the abstract: over 50 % with 3 to 10 % of the data); "
-        f"partly: at least half of the rate with the largest budget; {_BEYOND}; {_INTERVAL}",
+        rule="reproduced: at least 50 % (the abstract: over 50 % with 3 to 10 % of the data), and "
+        "in at least two pairs by themselves more than clean victims; partly: at least "
+        f"half of the rate with the largest budget; {_BEYOND}; {_INTERVAL}",
         experiment="metapoison/budget",
         judge=judge_budget,
     ),
@@ -231,9 +276,10 @@ EXHIBITS: tuple[Exhibit, ...] = (
         exhibit="Figure 5b",
         claim="poisons survive other batch sizes and rates, another optimizer, regularisation",
         quantity="targets given the wanted label under the change that hurts most",
-        rule="reproduced: at least half of the victims give the wanted label as expected, and "
-        f"under each of the three changes at least half as many; partly: under some; {_BEYOND} "
-        f"trained in the same way; {_INTERVAL}",
+        rule="reproduced: at least half of the victims give the wanted label as expected; there "
+        "are at least two pairs that by themselves go beyond clean victims, and in each of them "
+        "and over all under each of the three changes at least half as many do; partly: one such "
+        f"pair, or under some changes; {_BEYOND}, of victims trained in the same way; {_INTERVAL}",
         experiment="metapoison/training",
         judge=judge_training,
     ),
@@ -243,7 +289,10 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="poisoned training leaves the clean path early; two components show the paths",
         quantity="variance that two components explain",
         reported=EXPLAINED,
-        rule="reproduced: at least 90 %; partly: at least 75 %; interval: lowest and highest pair",
+        rule="reproduced: at least 90 %, and in every run whose victim gives the target the "
+        "wanted label (and its clean twin does not) the weights are on average over the epochs "
+        "farther from the clean path than with random changes of the same size; partly: at least "
+        "75 %, and there is such a run; interval: lowest and highest run",
         experiment="metapoison/mechanism",
         judge=judge_plane,
     ),
@@ -251,11 +300,13 @@ EXHIBITS: tuple[Exhibit, ...] = (
         paper=META,
         exhibit="Figure 6b",
         claim="unlike collisions, poisons stay far from the target in feature space",
-        quantity="distance of poisons to the target, as a share of that before crafting",
-        rule="reproduced: in the last representation of a clean network poisons are farther from "
-        "the target than collisions made for it, in every pair, and on average at least half as "
-        "far as the images they were made from; partly: only farther; interval: lowest and "
-        "highest pair",
+        quantity="distance of poisons to the target in victims, as a share of that of the "
+        "images they were made from",
+        rule="in the last representation, in runs whose victim gives the target the wanted label "
+        "(and its clean twin does not): reproduced if this share is larger than a collision's "
+        "in the network it was made with, in every run, as it is in clean networks, and on average "
+        "at least a half; partly: only larger; not: otherwise, or if there is no such run; "
+        "interval: lowest and highest run",
         experiment="metapoison/mechanism",
         judge=judge_features,
     ),
@@ -275,9 +326,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="with several targets at once the attack becomes less reliable",
         quantity="the target that the usual attack has, too, given the wanted label, all pairs and "
         "victims",
-        rule="reproduced: some succeed, and at most 80 % of the usual attack's rate; partly: fewer "
-        "than in the usual attack; neither if that succeeds less than half of the time or no more "
-        f"often than victims of clean images; {_INTERVAL}",
+        rule="reproduced: at most 80 % of the usual attack's rate, and less often than it "
+        f"({_FISHER}); partly: only a lower rate; neither if the usual attack succeeds less than "
+        f"half of the time; {_BEYOND}, for both attacks; {_INTERVAL}",
         experiment="metapoison/scenarios",
         judge=judge_scenario("several targets"),
     ),

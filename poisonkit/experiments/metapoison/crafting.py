@@ -7,7 +7,16 @@ from torch import Tensor
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin, draw_pair
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
 from poisonkit.experiments.metapoison.steps import Poisons, crafted, kept_steps, train_victim
-from poisonkit.experiments.metapoison.victims import attack, check, outcome, row_of, rows_by, runs
+from poisonkit.experiments.metapoison.victims import (
+    answers,
+    attack,
+    check,
+    clean_row,
+    outcome,
+    row_of,
+    rows_by,
+    runs,
+)
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.store import Json
@@ -23,17 +32,19 @@ def _steps(config: MetaConfig) -> list[Json]:
 
 
 def _step_trial(config: MetaConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
-    """Train a victim on the poisons as they were before a crafting step."""
+    """Train a victim on the poisons as they were before a crafting step, and a clean one."""
     data, pair, cost = begin(config, unit["pair"], context)
     poisons = crafted(config, data, pair, context, cost)
     poison = poisons.course[unit["step"]]
     images, _ = poison.apply(data.train, targets=pair.targets.x)
     network, course = train_victim(config, data, images, pair, unit["victim"], context, cost)
+    clean, _ = train_victim(config, data, data.train, None, unit["victim"], context, cost)
     last = unit["step"] == len(poisons.course) - 1
     numbers: Json = {
         **unit,
         "crafted": kept_steps(config)[unit["step"]],
         **outcome(pair, network, course, data),
+        "clean": answers(pair, clean, data),
         "poisons": len(pair.rows),
         "data_checksum": data.train.checksum,
         "cost": cost.as_json(),
@@ -66,7 +77,7 @@ def _step_summary(config: MetaConfig, trials: Sequence[Json]) -> Json:
 CRAFTING = Experiment(
     name="metapoison/crafting",
     summary="Figures 2 and 3: the target's loss while crafting, and in victims of each step",
-    version=1,
+    version=2,
     config=MetaConfig,
     profiles=profiles_of(
         paper={"pairs": 1, "victims": 4},
@@ -120,10 +131,12 @@ def _victim_summary(config: MetaConfig, trials: Sequence[Json]) -> Json:
     clean = [trial for trial in trials if trial["pair"] is None]
     found: Json = {"all": row_of(poisoned), "rows": rows_by(poisoned, "pair")}
     for row in found["rows"]:
-        # What clean victims call the same target.
-        row["clean_success"] = sum(
-            trial["course"][f"pair{row['pair']}_success"][-1] for trial in clean
-        ) / len(clean)
+        # What clean victims call the same targets.
+        targets = row["targets"] // row["victims"]
+        shares = [trial["course"][f"pair{row['pair']}_success"][-1] for trial in clean]
+        row |= clean_row(round(sum(shares) * targets), len(clean) * targets)
+    anyway = (sum(row[f"clean_{name}"] for row in found["rows"]) for name in ("hits", "targets"))
+    found["all"] |= clean_row(*anyway)
     accuracies = [trial["course"]["test"][-1] for trial in clean]
     found["clean_accuracy"] = sum(accuracies) / len(accuracies)
     return found
@@ -132,7 +145,7 @@ def _victim_summary(config: MetaConfig, trials: Sequence[Json]) -> Json:
 VICTIMS = Experiment(
     name="metapoison/victims",
     summary="Figure 4: target loss, success and accuracy while victims train, for several pairs",
-    version=1,
+    version=2,
     config=MetaConfig,
     profiles=profiles_of(),
     variants=VARIANTS,

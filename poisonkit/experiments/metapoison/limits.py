@@ -15,7 +15,7 @@ from poisonkit.experiments.metapoison.steps import (
     last_representation,
     train_victim,
 )
-from poisonkit.experiments.metapoison.victims import attack, outcome, rows_by, runs
+from poisonkit.experiments.metapoison.victims import answers, attack, outcome, rows_by, runs
 from poisonkit.experiments.networks import Context, Transform
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
@@ -23,7 +23,7 @@ from poisonkit.models import create, features
 from poisonkit.store import Json
 
 #: What is done to the poisons, or by the victim.
-MEASURES = ("rounded", "not rounded", "spectral filter")
+MEASURES = ("rounded", "not rounded", "spectral filter", "random removal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,14 @@ class LimitsConfig(MetaConfig):
     Attributes
     ----------
     measures : of :data:`MEASURES`. The filter takes as many images of each class as the
-        released code of Spectral Signatures does, since the number of poisons is not known.
+        released code of Spectral Signatures does, since the number of poisons is not known;
+        ``random removal`` takes as many, whichever.
+    poisons : fewer than the class has: of a class of nothing but poisons any filter that
+        takes a fixed share leaves as many.
     """
 
     measures: tuple[str, ...] = MEASURES
+    poisons: int = 1500
 
 
 def _units(config: LimitsConfig) -> list[Json]:
@@ -63,21 +67,28 @@ def _trial(config: LimitsConfig, unit: Json, context: Context) -> tuple[Json, di
     transform = None
     if unit["measure"] == "not rounded":
         transform = unrounded(poisons.last.images, poisons.images, images.checksum)
-    network, course = train_victim(
-        config, data, images, pair, unit["victim"], context, cost, transform=transform
-    )
-    numbers: Json = {}
-    if unit["measure"] == "spectral filter":
-        values = features(network, images.x, last_representation(network))
-        kept = spectral_filter(values, images.y, percentile=RELEASED_PERCENTILE).keep
-        numbers = {"kept": int(kept.sum()), "kept_poisons": int((kept & poisoned).sum())}
-        network, course = train_victim(
-            config, data, images.select(kept), pair, unit["victim"], context, cost
+    number, numbers = unit["victim"], dict[str, int]()
+    if unit["measure"] in ("spectral filter", "random removal"):
+        # Scores of random features are as good as none.
+        values = torch.randn(len(images), 8, generator=torch.Generator().manual_seed(number))
+        if unit["measure"] == "spectral filter":
+            network, _ = train_victim(config, data, images, pair, number, context, cost)
+            values = features(network, images.x, last_representation(network))
+        filtered = spectral_filter(
+            values.to(images.device), images.y, percentile=RELEASED_PERCENTILE
         )
+        kept = filtered.keep
+        numbers = {"kept": int(kept.sum()), "kept_poisons": int((kept & poisoned).sum())}
+        images = images.select(kept)
+    network, course = train_victim(
+        config, data, images, pair, number, context, cost, transform=transform
+    )
+    clean, _ = train_victim(config, data, data.train, None, number, context, cost)
     return {
         **unit,
         **numbers,
         **outcome(pair, network, course, data),
+        "clean": answers(pair, clean, data),
         "poisons": len(pair.rows),
         "data_checksum": data.train.checksum,
         "cost": cost.as_json(),
@@ -122,15 +133,17 @@ def _summary(config: LimitsConfig, trials: Sequence[Json]) -> Json:
         if "kept_poisons" in own[0]:
             row["poisons"] = sum(trial["poisons"] for trial in own)
             row["kept_poisons"] = sum(trial["kept_poisons"] for trial in own)
-    return {"rows": rows}
+    return {"rows": rows, "by_pair": rows_by(trials, "measure", "pair")}
 
 
 LIMITS = Experiment(
     name="metapoison/limits",
     summary="beyond the paper: poisons that are not rounded, and the spectral filter",
-    version=1,
+    version=2,
     config=LimitsConfig,
-    profiles=profiles_of(paper={"pairs": 2}, small={"pairs": 2}),
+    profiles=profiles_of(
+        paper={"pairs": 2}, quick={"poisons": 30}, small={"pairs": 3, "poisons": 200}
+    ),
     variants=VARIANTS,
     units=_units,
     trial=_trial,
@@ -196,7 +209,7 @@ def _target_summary(config: TargetsConfig, trials: Sequence[Json]) -> Json:
 TARGETS = Experiment(
     name="metapoison/targets",
     summary="beyond the paper: success for each target of one class",
-    version=2,
+    version=3,
     config=TargetsConfig,
     profiles=profiles_of(
         paper={"pairs": 1, "victims": 1},

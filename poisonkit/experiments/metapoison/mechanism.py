@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from poisonkit.experiments.metapoison.steps import (
     last_representation,
     train_victim,
 )
+from poisonkit.experiments.metapoison.victims import answers, outcome, rows_by, runs
 from poisonkit.experiments.networks import Context, width_option
 from poisonkit.experiments.running import Experiment
 from poisonkit.images import ImageSet, batches
@@ -43,23 +45,19 @@ class MechanismConfig(MetaConfig):
     iterations: int = 1000
 
 
-def _units(config: MechanismConfig) -> list[Json]:
-    return [{"pair": pair, "victim": 0} for pair in range(config.pairs)]
-
-
 def _check(config: MechanismConfig, unit: Json, context: Context) -> object:
     data, pair, cost = begin(config, unit["pair"], context)
     if config.arrows < 1 or config.collided < 1 or config.iterations < 1:
         raise PoisonkitError("arrows, collided and iterations must be at least 1")
-    last_representation(_fresh(config, data, unit))
+    last_representation(_fresh(config, data.train, unit["victim"]))
     return data, pair, cost
 
 
-def _fresh(config: MetaConfig, data: Data, unit: Json) -> Classifier:
+def _fresh(config: MetaConfig, images: ImageSet, number: int) -> Classifier:
     return create(
         config.model,
-        like=data.train,
-        seed=config.seed + VICTIM_SEEDS + unit["victim"],
+        like=images,
+        seed=config.seed + VICTIM_SEEDS + number,
         standardise=config.standardise,
         **width_option(config.width),
     )
@@ -68,21 +66,23 @@ def _fresh(config: MetaConfig, data: Data, unit: Json) -> Classifier:
 def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
     data, pair, cost = begin(config, unit["pair"], context)
     poisons = crafted(config, data, pair, context, cost)
-    poisoned, _ = poisons.last.apply(data.train, targets=pair.targets.x)
-    paths = {
-        name: weight_path(config, data, images, unit, context)
-        for name, images in (("clean", data.train), ("poisoned", poisoned))
-    }
+    number, train = unit["victim"], {"clean": data.train}
+    # Random changes of the same size: what any change of the images does.
+    for name, poison in (("poisoned", poisons.last), ("noise", poisons.course[0])):
+        train[name], _ = poison.apply(data.train, targets=pair.targets.x)
+    poisoned = train["poisoned"]
+    paths = {name: weight_path(config, images, number, context) for name, images in train.items()}
     numbers, arrays = plane_of(paths)
-    network = _fresh(config, data, unit)
+    numbers["apart"] = distances_between(paths)
+    network = _fresh(config, data.train, number)
     places = torch.linspace(0, len(paths["clean"]) - 1, config.arrows).round().long()
     pulls = [
         pull(network, paths["clean"][place], data.train, poisoned) for place in places.unique()
     ]
     arrays["arrows.at"] = arrays["path.clean"][places.unique()]
     arrays["arrows.to"] = torch.stack(pulls).double() @ arrays.pop("axes").T
-    clean, _ = train_victim(config, data, data.train, None, unit["victim"], context, cost)
-    victim, _ = train_victim(config, data, poisoned, pair, unit["victim"], context, cost)
+    clean, _ = train_victim(config, data, data.train, None, number, context, cost)
+    victim, course = train_victim(config, data, poisoned, pair, number, context, cost)
     collided = _collide(config, data, pair, clean)
     rows = torch.tensor(pair.rows, device=data.train.device)
     images = {
@@ -103,6 +103,8 @@ def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json,
     return {
         **unit,
         **numbers,
+        **outcome(pair, victim, course, data),
+        "clean": answers(pair, clean, data),
         "data_checksum": data.train.checksum,
         "cost": cost.as_json(),
     }, {name: tensor.float() for name, tensor in arrays.items()}
@@ -111,17 +113,15 @@ def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json,
 # Weights ------------------------------------------------------------------------------------
 
 
-def weight_path(
-    config: MetaConfig, data: Data, images: ImageSet, unit: Json, context: Context
-) -> Tensor:
-    """Return all weights before the first epoch and after each one, [epochs + 1, P]."""
-    network = _fresh(config, data, unit)
+def weight_path(config: MetaConfig, images: ImageSet, number: int, context: Context) -> Tensor:
+    """Return all weights of a victim before the first epoch and after each, [epochs + 1, P]."""
+    network = _fresh(config, images, number)
     path = [_flat(network)]
 
     def keep(number: int, epoch: Epoch) -> None:
         path.append(_flat(network))
 
-    seed = config.seed + VICTIM_SEEDS + unit["victim"]
+    seed = config.seed + VICTIM_SEEDS + number
     fit(network, images, config.recipe, seed=seed, on_epoch=keep, progress=context.progress)
     return torch.stack(path)
 
@@ -131,7 +131,7 @@ def _flat(network: nn.Module) -> Tensor:
 
 
 def plane_of(paths: dict[str, Tensor]) -> tuple[Json, dict[str, Tensor]]:
-    """Project the paths on the two principal components of all their points together.
+    """Project the paths on the two principal components of the clean and poisoned points.
 
     Returns
     -------
@@ -140,13 +140,26 @@ def plane_of(paths: dict[str, Tensor]) -> tuple[Json, dict[str, Tensor]]:
     """
     from sklearn.decomposition import PCA
 
-    points = torch.cat(list(paths.values())).double()
+    points = {name: path.double().numpy() for name, path in paths.items()}
     fitted = PCA(n_components=2, svd_solver="full")
-    found = torch.from_numpy(fitted.fit_transform(points.numpy()))
-    parts = found.split([len(path) for path in paths.values()])
-    arrays = {f"path.{name}": part for name, part in zip(paths, parts, strict=True)}
+    fitted.fit(np.concatenate([points["clean"], points["poisoned"]]))
+    arrays = {f"path.{name}": torch.from_numpy(fitted.transform(x)) for name, x in points.items()}
     arrays["axes"] = torch.from_numpy(fitted.components_)
     return {"explained": [float(share) for share in fitted.explained_variance_ratio_]}, arrays
+
+
+def distances_between(paths: dict[str, Tensor]) -> dict[str, list[float]]:
+    """Return how far each other path is from the clean one, epoch by epoch.
+
+    The unit is the distance between the clean path's ends; all weights count.
+    """
+    clean = paths["clean"].double()
+    length = (clean[-1] - clean[0]).norm()
+    return {
+        name: ((path.double() - clean).norm(dim=1) / length).tolist()
+        for name, path in paths.items()
+        if name != "clean"
+    }
 
 
 def pull(network: nn.Module, weights: Tensor, clean: ImageSet, poisoned: ImageSet) -> Tensor:
@@ -210,21 +223,24 @@ def _collide(config: MechanismConfig, data: Data, pair: Pair, network: Classifie
 
 
 def _summary(config: MechanismConfig, trials: Sequence[Json]) -> Json:
-    return {"explained": [sum(trial["explained"]) for trial in trials]}
+    return {
+        "explained": [sum(trial["explained"]) for trial in trials],
+        "rows": rows_by(trials, "pair"),
+    }
 
 
 MECHANISM = Experiment(
     name="metapoison/mechanism",
     summary="Figure 6a and b: weights on their way, and distances in feature space",
-    version=1,
+    version=2,
     config=MechanismConfig,
     profiles=profiles_of(
-        paper={"pairs": 2},
-        quick={"arrows": 6, "collided": 10, "iterations": 200},
-        small={"pairs": 2, "collided": 20, "iterations": 200},
+        paper={"pairs": 2, "victims": 4},
+        quick={"arrows": 6, "collided": 10, "iterations": 200, "victims": 2},
+        small={"pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
     ),
     variants=VARIANTS,
-    units=_units,
+    units=runs,
     trial=_trial,
     check=_check,
     summarise=_summary,

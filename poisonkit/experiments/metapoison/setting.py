@@ -121,7 +121,7 @@ SMALL: Mapping[str, object] = {
     "procedure.stagger": 4,
     "procedure.warmup_epochs": 2,
     "kept_every": 4,
-    "victims": 4,
+    "victims": 8,
     "recipe.epochs": 20,
     "tested_per_class": 200,
 }
@@ -130,11 +130,13 @@ RELEASED: Mapping[str, object] = {
     "model": "five_block_cnn",
     "procedure.epsilon": 8 / 255,
     "procedure.colour": 0.04,
+    "procedure.smoothness": 8.0,
     "procedure.objective": "margin",
     "procedure.losses": "all",
     "procedure.surrogates": 24,
     "procedure.momentum": 0.0,
     "recipe.momentum": 0.0,
+    "recipe.warmup": 0.025,
     "recipe.epochs": 200,
     "recipe.milestones": (0.5, 0.75),
 }

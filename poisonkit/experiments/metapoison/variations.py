@@ -54,7 +54,7 @@ def _experiment(
     return Experiment(
         name=f"metapoison/{name}",
         summary=summary,
-        version=2,
+        version=3,
         config=config,
         profiles=profiles,
         variants=VARIANTS,
@@ -99,7 +99,7 @@ BUDGET = _experiment(
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={"budgets": (15, 30, 60)},
-        small={"pairs": 2, "budgets": (50, 200, 500)},
+        small={"pairs": 3, "budgets": (50, 200, 500)},
     ),
 )
 
@@ -177,7 +177,7 @@ TRAINING = _experiment(
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={"networks": ("resnet8", "five_block_cnn"), "padding": 1, "mirrored": False},
-        small={"pairs": 2, "networks": ("resnet8", "small_cnn")},
+        small={"pairs": 3, "networks": ("resnet8", "small_cnn")},
     ),
     victims_only=True,
 )
@@ -234,7 +234,11 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "margin loss": {"procedure.objective": "margin"},
     "loss of all unrolled steps": {"procedure.losses": "all"},
-    "smaller change, and of colours": {"procedure.epsilon": 8 / 255, "procedure.colour": 0.04},
+    "smaller change, and of colours": {
+        "procedure.epsilon": 8 / 255,
+        "procedure.colour": 0.04,
+        "procedure.smoothness": 8.0,
+    },
     "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
     "surrogates trained on clean images": {"procedure.trajectory": "clean"},
     "one unrolled step": {"procedure.unroll": 1},
@@ -294,7 +298,7 @@ SWITCHING = _experiment(
             ),
         },
         small={
-            "pairs": 1,
+            "pairs": 2,
             "switches": _without(
                 "loss of all unrolled steps",
                 "surrogates trained on clean images",

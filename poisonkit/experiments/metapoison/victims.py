@@ -103,8 +103,8 @@ def success(trials: Sequence[Json], *, way: str = "") -> Json:
 def row_of(trials: Sequence[Json]) -> Json:
     """Return success both ways, and mean and deviation of the accuracy, over some trials.
 
-    ``clean_rate`` is the share of the targets that clean victims give the wanted label
-    anyway, where they were asked.
+    ``clean_hits`` of ``clean_targets``, a share of ``clean_rate``, are given the wanted
+    label by clean victims anyway, where they were asked.
     """
     mean, deviation = mean_and_deviation([trial["course"]["test"][-1] for trial in trials])
     anyway = [
@@ -114,12 +114,17 @@ def row_of(trials: Sequence[Json]) -> Json:
         for label in trial["clean"]["predictions"]
     ]
     return {
-        **({"clean_rate": sum(anyway) / len(anyway)} if anyway else {}),
+        **(clean_row(sum(anyway), len(anyway)) if anyway else {}),
         **success(trials),
         "in_batch": success(trials, way="in_batch_"),
         "accuracy": {"mean": mean, "deviation": deviation},
         "victims": len(trials),
     }
+
+
+def clean_row(hits: int, targets: int) -> Json:
+    """Return what clean victims make of the targets, as a row has it."""
+    return {"clean_hits": hits, "clean_targets": targets, "clean_rate": hits / targets}
 
 
 def rows_by(trials: Sequence[Json], *keys: str) -> list[Json]:

@@ -1,10 +1,12 @@
 """Figure 6a and b: weights on their way, and distances in feature space."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from poisonkit.plots import COLOURS, panels
-from poisonkit.store import Record
+from poisonkit.figures.metapoison.victims import called
+from poisonkit.plots import COLOURS, legend_below, panels
+from poisonkit.store import Json, Record
 
 _KINDS = {
     "collided in clean": ("Feature Collision's poisons, network it was made with", "after", "o-"),
@@ -15,21 +17,51 @@ _KINDS = {
 }
 
 
-def paths_figure(record: Record, pair: int = 0) -> Figure:
-    """Draw Figure 6a: the weights' paths on clean and on poisoned images, from the same start.
+#: Pairs that Figure 6a shows, one victim each.
+_SHOWN = 3
+_TRAINED = {"clean": "clean images", "poisoned": "poisons", "noise": "random changes"}
+_SHADES = {"clean": "clean", "poisoned": "poisoned", "noise": "reference"}
 
-    The plane is that of the two principal components of all points; arrows show which way
-    the poisons pull a network on the clean path, their lengths are not to scale.
+
+def _took(trial: Json) -> bool:
+    return bool(trial["predictions"][0] == trial["wanted_class"])
+
+
+def paths_figure(record: Record) -> Figure:
+    """Draw Figure 6a for each pair, of its first victim that the attack succeeds with, if any.
+
+    Above, the weights' paths from the same start, in the plane of the two principal
+    components of the clean and the poisoned one; arrows show which way the poisons pull a
+    network on the clean path, their lengths are not to scale. Below, how far all of the
+    pair's victims are from the clean path, in units of the distance between its ends.
     """
-    trial = record.metrics["trials"][pair]
-    figure, [[axes]] = panels(1, 1, size=(8, 4.6))
-    for name, colour in (("clean", "clean"), ("poisoned", "poisoned")):
-        path = record.arrays[f"{pair}.path.{name}"].numpy()
-        axes.plot(*path.T, "-", color=COLOURS[colour], lw=1, alpha=0.7)
-        axes.plot(*path.T, ".", color=COLOURS[colour], label=f"trained on {name} images")
-        axes.plot(*path[-1], "o", color=COLOURS[colour], ms=9)
-    at, to = (record.arrays[f"{pair}.arrows.{name}"].numpy() for name in ("at", "to"))
-    length = np.ptp(record.arrays[f"{pair}.path.clean"].numpy(), axis=0).max() / 10
+    trials = list(enumerate(record.metrics["trials"]))
+    pairs = sorted({trial["pair"] for _, trial in trials})[:_SHOWN]
+    figure, [upper, lower] = panels(2, len(pairs), size=(4.3 * len(pairs) + 0.5, 7.6))
+    for pair, above, below in zip(pairs, upper, lower, strict=True):
+        own = [(number, trial) for number, trial in trials if trial["pair"] == pair]
+        number, trial = min(own, key=lambda one: (not _took(one[1]), one[0]))
+        _plane(above, record, number, trial)
+        ending = "does" if _took(trial) else "does not"
+        above.set_title(f"{called(trial)}: this victim {ending}", fontsize="small")
+        for _, one in own:
+            for name, values in one["apart"].items():
+                style = {"lw": 1, "label": f"trained on {_TRAINED[name]}"}
+                below.plot(values, color=COLOURS[_SHADES[name]], **style)
+        below.set(xlabel="epoch", ylim=(0, None))
+    lower[0].set_ylabel("distance to the clean path,\nrelative to its length")
+    legend_below(figure, upper[0])
+    return figure
+
+
+def _plane(axes: Axes, record: Record, number: int, trial: Json) -> None:
+    for name, shade in _SHADES.items():
+        path, colour = record.arrays[f"{number}.path.{name}"].numpy(), COLOURS[shade]
+        axes.plot(*path.T, "-", color=colour, lw=1, alpha=0.7)
+        axes.plot(*path.T, ".", color=colour, label=f"trained on {_TRAINED[name]}")
+        axes.plot(*path[-1], "o", color=colour, ms=9)
+    at, to = (record.arrays[f"{number}.arrows.{name}"].numpy() for name in ("at", "to"))
+    length = np.ptp(record.arrays[f"{number}.path.clean"].numpy(), axis=0).max() / 10
     unit = length * to / np.linalg.norm(to, axis=1, keepdims=True).clip(1e-30)
     axes.quiver(
         *at.T,
@@ -41,7 +73,7 @@ def paths_figure(record: Record, pair: int = 0) -> Figure:
         color=COLOURS["after"],
         label="the poisons' pull",
     )
-    start = record.arrays[f"{pair}.path.clean"][0].numpy()
+    start = record.arrays[f"{number}.path.clean"][0].numpy()
     axes.plot(*start, "k^", ms=8, label="start")
     first, second = (100 * share for share in trial["explained"])
     axes.set(
@@ -49,16 +81,16 @@ def paths_figure(record: Record, pair: int = 0) -> Figure:
         ylabel=f"second component ({second:.0f} %)",
     )
     axes.margins(0.08)
-    axes.legend(fontsize="small")
-    return figure
 
 
 def distances_figure(record: Record) -> Figure:
-    """Draw Figure 6b: the distance of poisons to the target, by layer, mean over the pairs.
+    """Draw Figure 6b: the distance of poisons to the target, by layer.
 
-    Bands go from the lowest pair to the highest.
+    Means over the runs whose victim gives the target the wanted label, if there are any,
+    else over all; bands go from the lowest to the highest.
     """
-    trials = record.metrics["trials"]
+    every = record.metrics["trials"]
+    trials = [trial for trial in every if _took(trial)] or every
     layers = trials[0]["layers"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 4.4))
     for kind, (label, colour, style) in _KINDS.items():
@@ -77,5 +109,8 @@ def distances_figure(record: Record) -> Figure:
     axes.set_xticks(range(len(layers)), layers)
     axes.set(xlabel="layer", ylabel="mean distance to the target,\nrelative to its norm")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small")
+    chosen = f"the {len(trials)} of {len(every)} victims that give the target the wanted label"
+    none = "no victim gives the target the wanted label; all of them"
+    axes.set_title(chosen if any(map(_took, every)) else none, fontsize="small")
+    legend_below(figure, axes)
     return figure

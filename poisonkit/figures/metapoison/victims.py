@@ -74,7 +74,7 @@ def victims_table(record: Record) -> Styler:
                 "Poisons": f"{own[0]['poisons']} of class {own[0]['poison_class']}",
                 "Success": counted(row),
                 "In a training batch": counted(row["in_batch"]),
-                "Clean victims": f"{100 * row['clean_success']:.0f} %",
+                "Clean victims": f"{100 * row['clean_rate']:.0f} %",
                 "Accuracy": f"{100 * row['accuracy']['mean']:.1f} %",
             }
         )
