@@ -34,11 +34,13 @@ def rates(hits, targets):
     return {"hits": hits, "targets": targets, "rate": hits / targets, "low": low, "high": high}
 
 
-def row(hits, targets=40, *, accuracy=0.9, clean=0.0, **about):
+def row(hits, targets=40, *, accuracy=0.9, clean=0, **about):
     """Success in eval mode counts; within a training batch it is the contrary here."""
     return {
         **about,
-        "clean_rate": clean,
+        "clean_hits": clean,
+        "clean_targets": targets,
+        "clean_rate": clean / targets,
         **rates(hits, targets),
         "in_batch": rates(targets - hits, targets),
         "accuracy": {"mean": accuracy, "deviation": 0.01},
@@ -76,20 +78,27 @@ def test_rows_made_by_hand_are_like_those_that_experiments_make():
     trial = {"targets": [3], "course": course}
     asked = {"wanted_class": "dog", "clean": {"predictions": ["cat"]}}
     assert row_of([trial | asked]).keys() == row(1).keys()
-    assert row_of([trial]).keys() == row(1).keys() - {"clean_rate"}
+    found = row_of([trial]).keys()
+    assert found == row(1).keys() - {"clean_hits", "clean_targets", "clean_rate"}
 
 
 # Figure 3 -------------------------------------------------------------------------------------
 
 
-def crafting(begun, ended, *, before=3.0, after=2.0, objective="cross-entropy"):
+def crafting(begun, ended, *, before=3.0, after=2.0, objective="cross-entropy", clean=(90.0, 90.0)):
     """Two victims of the first, of a middle and of the last step; the curves have a third of two.
 
     Their first four values are the other way round than the means of the last two.
     """
     trials = [
         # Of each victim the last epoch counts.
-        {"crafted": step, "pair": 0, "victim": victim, "course": {"target_loss": [99.0, loss]}}
+        {
+            "crafted": step,
+            "pair": 0,
+            "victim": victim,
+            "course": {"target_loss": [99.0, loss]},
+            "clean": {"wanted_probability": [math.exp(-clean[victim])]},
+        }
         for step, losses in ((0, begun), (3, (50.0, 50.0)), (6, ended))
         for victim, loss in enumerate(losses)
     ]
@@ -104,6 +113,13 @@ def test_unrolled_steps_must_lower_the_loss_a_little_and_training_half_of_it():
     assert found.interval == (1.0, 2.0)
     assert verdict("Figure 3a", crafting((4.0, 6.0), (2.4, 2.58), after=2.5)) == "reproduced"
     assert verdict("Figure 3a", crafting((4.0, 6.0), (2.4, 2.62), after=2.5)) == "not"
+
+
+def test_poisons_that_only_undo_what_random_changes_do_reproduce_nothing():
+    """The loss falls from 15 to the 7 that victims of clean images have anyway."""
+    for ended, wanted in {7.0: "not", 3.6: "not", 3.4: "reproduced"}.items():
+        found = crafting((14.0, 16.0), (ended, ended), before=9.0, after=8.0, clean=(6.0, 8.0))
+        assert verdict("Figure 3a", found) == wanted
 
 
 def test_half_of_the_loss_alone_reproduces_figure_3a_partly():
@@ -129,9 +145,10 @@ def test_surrogates_of_every_pair_count_in_figure_3a():
     assert outcome.measured == pytest.approx(1.1)
 
 
-def steps(first, last, *, fall=0.0, targets=40):
+def steps(first, last, *, fall=0.0, targets=40, clean=0):
     middle = row(targets, targets, accuracy=0.1)
-    return record(row(first, targets), middle, row(last, targets, accuracy=0.9 - fall))
+    ended = row(last, targets, accuracy=0.9 - fall, clean=clean)
+    return record(row(first, targets), middle, ended)
 
 
 def test_crafting_must_bring_half_of_the_victims_and_more_than_before():
@@ -150,8 +167,13 @@ def test_crafting_must_bring_half_of_the_victims_and_more_than_before():
     assert verdict("Figure 3b", steps(0, 8)) == "partly"
     assert verdict("Figure 3b", steps(0, 7)) == "not"
     assert verdict("Figure 3b", steps(0, 4, targets=4)) == "reproduced"
-    assert verdict("Figure 3b", steps(0, 3, targets=4)) == "partly"
-    assert verdict("Figure 3b", steps(0, 1, targets=4)) == "not"
+    # Three of four, and none of four clean victims: once in fourteen times that is chance.
+    assert verdict("Figure 3b", steps(0, 3, targets=4)) == "not"
+
+
+def test_crafting_that_reaches_what_clean_victims_do_has_done_nothing():
+    assert verdict("Figure 3b", steps(0, 40, clean=35)) == "reproduced"
+    assert verdict("Figure 3b", steps(0, 40, clean=36)) == "not"
 
 
 def test_crafting_may_cost_two_points_of_accuracy():
@@ -163,9 +185,9 @@ def test_crafting_may_cost_two_points_of_accuracy():
 # Figure 4 -------------------------------------------------------------------------------------
 
 
-def pairs(hits, *, clean=(0.0, 0.0), fall=0.0):
-    rows = [row(20, 20, clean_success=share, accuracy=0.3) for share in clean]
-    return record(*rows, all=row(hits, 40, accuracy=0.9 - fall), clean_accuracy=0.9)
+def pairs(hits, *, clean=0, fall=0.0):
+    whole = row(hits, 40, accuracy=0.9 - fall, clean=clean)
+    return record(row(20, 20, accuracy=0.3), all=whole, clean_accuracy=0.9)
 
 
 def test_nearly_all_victims_are_nine_tenths_and_a_half_is_a_part():
@@ -183,19 +205,26 @@ def test_poisons_may_cost_two_points_beside_clean_victims():
 
 
 def test_labels_that_clean_victims_give_as_often_are_no_success():
-    # 36 of 40 begin at 77.0 %, 20 at 35.2 %; it is the mean over the pairs that counts.
-    assert verdict("Figure 4", pairs(36, clean=(1.0, 0.53))) == "reproduced"
-    assert verdict("Figure 4", pairs(36, clean=(1.0, 0.55))) == "not"
-    assert verdict("Figure 4", pairs(20, clean=(0.34, 0.36))) == "partly"
-    assert verdict("Figure 4", pairs(20, clean=(0.36, 0.36))) == "not"
+    # Chance finds 36 of 40 beside 29 in 4.2 % of all cases, beside 30 in 7.0 %; 20 beside 12
+    # in 5.5 %, beside 11 in 3.2 %.
+    assert verdict("Figure 4", pairs(36, clean=29)) == "reproduced"
+    assert verdict("Figure 4", pairs(36, clean=30)) == "not"
+    assert verdict("Figure 4", pairs(20, clean=11)) == "partly"
+    assert verdict("Figure 4", pairs(20, clean=12)) == "not"
 
 
 # Figure 5 -------------------------------------------------------------------------------------
 
 
-def budgets(hits, *, images=1000):
-    rows = [row(count, budget=budget) for budget, count in hits.items()]
-    return record(*rows, training_images=images)
+def budgets(hits, *, images=1000, by_pair=(20, 20), clean=0):
+    """Each pair has as many successes, out of 20, with every budget."""
+    rows = [row(count, budget=budget, clean=clean) for budget, count in hits.items()]
+    singles = [
+        row(count, 20, budget=budget, pair=pair)
+        for budget in hits
+        for pair, count in enumerate(by_pair)
+    ]
+    return record(*rows, by_pair=singles, training_images=images)
 
 
 def test_the_smallest_budget_from_three_percent_on_is_judged():
@@ -221,29 +250,44 @@ def test_few_poisons_need_half_of_the_victims_or_half_of_the_largest_budget():
 
 
 def test_a_budget_must_do_more_than_clean_images():
-    """20 of 40 begin at 35.2 %."""
-    for clean, wanted in {0.35: "reproduced", 0.36: "not"}.items():
-        found = budgets({40: 20, 200: 30})
-        found.metrics["rows"][0]["clean_rate"] = clean
+    for clean, wanted in {11: "reproduced", 12: "not"}.items():
+        assert verdict("Figure 5a", budgets({40: 20, 200: 30}, clean=clean)) == wanted
+
+
+def test_one_pair_alone_reproduces_a_budget_partly():
+    """Five of 20 are more than none (2.4 % by chance), four are not (5.3 %)."""
+    for second, wanted in {5: "reproduced", 4: "partly"}.items():
+        found = budgets({40: 25, 200: 30}, by_pair=(20, second))
         assert verdict("Figure 5a", found) == wanted
 
 
-def trained(expected, doubled, plain, regularised, *, clean=(0.0, 0.0)):
+#: The three changes, after what is expected.
+CHANGES = ("as expected", "batches and rate doubled", "no momentum", "regularised")
+
+
+def trained(expected, doubled, plain, regularised, *, clean=(0, 0), by_pair=None):
+    """Over all 40 victims; and of each change its pairs, 20 each, by default one half each."""
+    hits = dict(zip(CHANGES, (expected, doubled, plain, regularised), strict=True))
+    singles = by_pair or {name: (count // 2, count - count // 2) for name, count in hits.items()}
+    anyway = dict(zip(CHANGES, clean, strict=False))
+    rows = [row(count, change=name, clean=anyway.get(name, 0)) for name, count in hits.items()]
     return record(
-        row(expected, change="as expected", clean=clean[0]),
-        row(doubled, change="batches and rate doubled", clean=clean[1]),
-        row(plain, change="no momentum"),
-        row(regularised, change="regularised"),
+        *rows,
         row(0, change="vgg11"),  # another network is none of the three changes
+        by_pair=[
+            row(count, 20, change=name, pair=pair)
+            for name, counts in singles.items()
+            for pair, count in enumerate(counts)
+        ],
     )
 
 
 def test_every_change_of_training_must_leave_half_of_the_success():
     name = "Figure 5b"
-    found = OURS[name].judge(trained(30, 20, 15, 40))
-    assert (found.verdict, found.measured, found.n) == ("reproduced", 15 / 40, 40)
-    assert found.interval == pytest.approx(interval(15, 40))
-    for weak in ((14, 30, 30), (30, 14, 30), (30, 30, 14), (14, 14, 15)):
+    found = OURS[name].judge(trained(30, 20, 16, 40))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 16 / 40, 40)
+    assert found.interval == pytest.approx(interval(16, 40))
+    for weak in ((14, 30, 30), (30, 14, 30), (30, 30, 14), (14, 14, 16)):
         assert verdict(name, trained(30, *weak)) == "partly"
     assert verdict(name, trained(30, 14, 14, 14)) == "not"
     assert verdict(name, trained(20, 10, 10, 10)) == "reproduced"
@@ -251,10 +295,21 @@ def test_every_change_of_training_must_leave_half_of_the_success():
 
 
 def test_victims_of_clean_images_trained_in_the_same_way_do_not_count_as_success():
-    """20 of 40 begin at 35.2 %."""
-    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0.35, 0.35))) == "reproduced"
-    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0.36, 0.0))) == "not"
-    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0.0, 0.36))) == "partly"
+    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(11, 11))) == "reproduced"
+    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(12, 0))) == "not"
+    assert verdict("Figure 5b", trained(20, 20, 20, 20, clean=(0, 12))) == "partly"
+
+
+def test_each_of_two_pairs_must_survive_every_change():
+    def found(first, second, changed=(20, 10)):
+        singles = {"as expected": (first, second), **dict.fromkeys(CHANGES[1:], changed)}
+        return trained(30, 30, 30, 30, by_pair=singles)
+
+    assert verdict("Figure 5b", found(20, 20)) == "reproduced"
+    assert verdict("Figure 5b", found(20, 20, changed=(20, 9))) == "not"
+    # The second pair's attack fails from the beginning: four of 20.
+    assert verdict("Figure 5b", found(20, 4, changed=(20, 0))) == "partly"
+    assert verdict("Figure 5b", found(4, 4)) == "not"
 
 
 def test_figure_5b_needs_the_expected_training_and_all_three_changes():
@@ -267,34 +322,67 @@ def test_figure_5b_needs_the_expected_training_and_all_three_changes():
 # Figure 6 -------------------------------------------------------------------------------------
 
 
+#: What a victim and its clean twin say of the target: only the first is a success.
+TAKEN, MISSED, ANYWAY = ("wanted", "own"), ("own", "own"), ("wanted", "wanted")
+
+
+def asked(said, **about):
+    victim, clean = said
+    return {
+        "predictions": [victim],
+        "wanted_class": "wanted",
+        "clean": {"predictions": [clean]},
+        **about,
+    }
+
+
+def paths(explained, *runs):
+    """Runs by what was said, and by how far poisons and random changes lead from the path."""
+    trials = [
+        asked(said, apart={"poisoned": [0.0, 2 * poisoned], "noise": [0.0, 2 * noise]})
+        for said, poisoned, noise in runs or ((TAKEN, 0.6, 0.5),)
+    ]
+    return record(explained=explained, trials=trials)
+
+
 def test_two_components_must_explain_nine_tenths_of_the_variance():
-    found = OURS["Figure 6a"].judge(record(explained=[0.98, 0.84]))
+    found = OURS["Figure 6a"].judge(paths([0.98, 0.84]))
     assert (found.verdict, found.interval, found.n) == ("reproduced", (0.84, 0.98), 2)
     assert found.measured == pytest.approx(0.91)
-    assert verdict("Figure 6a", record(explained=[0.96, 0.83])) == "partly"
-    assert verdict("Figure 6a", record(explained=[0.70, 0.81])) == "partly"
-    assert verdict("Figure 6a", record(explained=[0.70, 0.79])) == "not"
+    assert verdict("Figure 6a", paths([0.96, 0.83])) == "partly"
+    assert verdict("Figure 6a", paths([0.70, 0.81])) == "partly"
+    assert verdict("Figure 6a", paths([0.70, 0.79])) == "not"
 
 
-def features(*apart):
+def test_the_path_must_be_left_by_poisons_that_work_farther_than_by_random_changes():
+    name, high = "Figure 6a", [0.96]
+    assert verdict(name, paths(high, (TAKEN, 0.6, 0.5), (MISSED, 0.4, 0.5))) == "reproduced"
+    assert verdict(name, paths(high, (TAKEN, 0.6, 0.5), (TAKEN, 0.4, 0.5))) == "partly"
+    for said in (MISSED, ANYWAY):
+        assert verdict(name, paths(high, (said, 0.6, 0.5))) == "not"
+
+
+def features(*apart, said=TAKEN, in_clean=1.0):
     """Distances in the last layer: of poisons, bases and collisions; others in the first."""
     return record(
         trials=[
-            {
-                "distances": {
-                    "poisons in clean": [0.1, poisons],
-                    "bases in clean": [0.9, bases],
-                    "collided in clean": [0.5, collided],
-                    "poisons in victim": [0.0, 0.0],
-                    "bases in victim": [9.0, 9.0],
-                }
-            }
+            asked(
+                said,
+                distances={
+                    "poisons in victim": [0.1, poisons],
+                    "bases in victim": [0.9, bases],
+                    "collided in clean": [0.5, 3 * collided],
+                    "poisons in clean": [0.0, 3 * in_clean],
+                    "bases in clean": [9.0, 3.0],
+                },
+            )
             for poisons, bases, collided in apart
         ]
     )
 
 
 def test_poisons_must_stay_half_as_far_as_their_bases_and_farther_than_collisions():
+    """In victims, in units of the bases' distance there; collisions in clean networks'."""
     found = OURS["Figure 6b"].judge(features((0.6, 1.0, 0.1), (1.6, 2.0, 0.2)))
     assert (found.verdict, found.n) == ("reproduced", 2)
     assert found.measured == pytest.approx(0.7)
@@ -304,6 +392,17 @@ def test_poisons_must_stay_half_as_far_as_their_bases_and_farther_than_collision
     # One pair as near as a collision is enough to refute it.
     assert verdict("Figure 6b", features((0.6, 1.0, 0.59), (1.6, 2.0, 0.2))) == "reproduced"
     assert verdict("Figure 6b", features((0.6, 1.0, 0.6), (1.6, 2.0, 0.2))) == "not"
+    assert verdict("Figure 6b", features((0.6, 1.0, 0.2), in_clean=0.21)) == "reproduced"
+    assert verdict("Figure 6b", features((0.6, 1.0, 0.2), in_clean=0.19)) == "not"
+
+
+def test_only_victims_that_the_attack_succeeds_with_say_how_far_its_poisons_are():
+    for said in (MISSED, ANYWAY):
+        assert verdict("Figure 6b", features((0.9, 1.0, 0.1), said=said)) == "not"
+    found = features((0.9, 1.0, 0.1))
+    found.metrics["trials"] += features((0.01, 1.0, 0.1), said=MISSED).metrics["trials"]
+    assert OURS["Figure 6b"].judge(found).measured == pytest.approx(0.9)
+    assert verdict("Figure 6b", found) == "reproduced"
 
 
 def scenarios(usual, third=0, several=0, *, clean=(0, 0)):
@@ -337,29 +436,33 @@ def test_a_third_party_needs_four_fifths_of_the_usual_rate():
     assert verdict(name, scenarios(30, third=23)) == "partly"
     assert verdict(name, scenarios(30, third=15)) == "partly"
     assert verdict(name, scenarios(30, third=14)) == "not"
-    # 24 of 40 begin at 44.6 %.
-    assert verdict(name, scenarios(30, third=24, clean=(0, 17))) == "reproduced"
-    assert verdict(name, scenarios(30, third=24, clean=(0, 18))) == "not"
+    # Chance finds 24 of 40 beside 15 in 3.6 % of all cases, beside 16 in 5.9 %.
+    assert verdict(name, scenarios(30, third=24, clean=(0, 15))) == "reproduced"
+    assert verdict(name, scenarios(30, third=24, clean=(0, 16))) == "not"
 
 
 def test_several_targets_need_some_successes_and_fewer_than_usual():
     name = "Figure 6c: several targets"
-    found = OURS[name].judge(scenarios(30, several=24))
-    assert (found.verdict, found.measured, found.n) == ("reproduced", 0.6, 40)
-    assert verdict(name, scenarios(30, several=25)) == "partly"
+    # Chance finds 30 of 40 beside 22 in 5.0 % of all cases (rounded up), beside 23 in 7.7 %.
+    found = OURS[name].judge(scenarios(30, several=21))
+    assert (found.verdict, found.measured, found.n) == ("reproduced", 21 / 40, 40)
+    assert verdict(name, scenarios(30, several=23)) == "partly"
     assert verdict(name, scenarios(30, several=29)) == "partly"
     assert verdict(name, scenarios(30, several=30)) == "not"
-    assert verdict(name, scenarios(30, several=1)) == "reproduced"
-    assert verdict(name, scenarios(30, several=0)) == "not"
+    # A tenth less is not a fifth, however sure.
+    assert verdict(name, scenarios(40, several=32)) == "reproduced"
+    assert verdict(name, scenarios(40, several=33)) == "partly"
+    # 5 of 40 are more than none (2.7 %), 4 are not (5.8 %).
+    assert verdict(name, scenarios(30, several=5)) == "reproduced"
+    assert verdict(name, scenarios(30, several=4)) == "not"
 
 
 @pytest.mark.parametrize("name", ["third party", "several targets"])
 def test_scenarios_mean_nothing_where_the_usual_attack_fails(name):
     for usual in (0, 19):
-        assert verdict(f"Figure 6c: {name}", scenarios(usual, third=19, several=12)) == "not"
-    assert verdict(f"Figure 6c: {name}", scenarios(20, third=20, several=12)) == "reproduced"
-    # 20 of 40 begin at 35.2 %; 15 of them are 37.5 %.
-    found = scenarios(20, third=20, several=12, clean=(15, 0))
+        assert verdict(f"Figure 6c: {name}", scenarios(usual, third=19, several=11)) == "not"
+    assert verdict(f"Figure 6c: {name}", scenarios(20, third=20, several=11)) == "reproduced"
+    found = scenarios(20, third=20, several=11, clean=(15, 0))
     assert verdict(f"Figure 6c: {name}", found) == "not"
 
 
@@ -369,15 +472,15 @@ def test_scenarios_mean_nothing_where_the_usual_attack_fails(name):
 def test_rules_that_speak_of_percentages_name_those_that_their_thresholds_are():
     """What the words say is what the tests above have found."""
     said = {
-        "Figure 3a": ["last third", "at most half"],
+        "Figure 3a": ["last third", "at most half", "of clean images"],
         "Figure 3b": ["at least half", "at most 2 points", "intervals are apart"],
-        "Figure 4": ["at least 90 %", "at most 2 points", "at least 50 %", "lower end"],
+        "Figure 4": ["at least 90 %", "at most 2 points", "at least 50 %", "5 %"],
         "Figure 5a": ["at least 50 %", "at least half of the rate with the largest"],
-        "Figure 5b": ["each of the three changes at least half"],
+        "Figure 5b": ["each of the three changes at least half", "at least two pairs"],
         "Figure 6a": ["at least 90 %", "at least 75 %"],
-        "Figure 6b": ["in every pair", "at least half as far"],
+        "Figure 6b": ["in every run", "on average at least a half"],
         "Figure 6c: third party": ["at least 80 %", "at least 50 %", "less than half"],
-        "Figure 6c: several targets": ["some succeed", "at most 80 %", "less than half"],
+        "Figure 6c: several targets": ["at most 80 %", "less often", "less than half"],
     }
     assert said.keys() == OURS.keys()
     for name, words in said.items():

@@ -49,7 +49,7 @@ OWN: dict[str, dict[str, object]] = {
     "budget": {"budgets": (3, 8)},
     "training": {"pairs": 1},
     "scenarios": {},
-    "mechanism": {"pairs": 1, "arrows": 3, "collided": 4, "iterations": 30},
+    "mechanism": {"pairs": 1, "victims": 1, "arrows": 3, "collided": 4, "iterations": 30},
     "limits": {},
     "targets": {"pairs": 1, "victims": 2, "tried": 2},
     "switches": {"pairs": 1, "victims": 1},
@@ -162,7 +162,9 @@ def counts(row: Json, trials: Sequence[Json]) -> None:
         if "clean" in trial
         for answer in trial["clean"]["predictions"]
     ]
-    assert row.get("clean_rate") == (np.mean(anyway) if anyway else None)
+    if anyway:
+        assert (row["clean_hits"], row["clean_targets"]) == (sum(anyway), len(anyway))
+        assert row["clean_rate"] == np.mean(anyway)
 
 
 def check_rows(rows: Sequence[Json], trials: Sequence[Json], *keys: str) -> None:
@@ -280,8 +282,12 @@ def test_clean_victims_are_asked_about_the_targets_of_all_pairs(laboratory):
             assert success[-1] == taken[number, trial["victim"]]
         right = chances(own, data.test.x).argmax(1) == data.test.y.numpy()
         assert trial["course"]["test"][-1] == pytest.approx(right.mean())
-    shares = [row["clean_success"] for row in record.metrics["rows"]]
-    assert shares == taken.mean(1).tolist()
+    rows = record.metrics["rows"]
+    assert [row["clean_rate"] for row in rows] == taken.mean(1).tolist()
+    assert [row["clean_hits"] for row in rows] == taken.sum(1).tolist()
+    whole = record.metrics["all"]
+    assert (whole["clean_hits"], whole["clean_targets"]) == (taken.sum(), taken.size)
+    assert whole["clean_rate"] == taken.mean()
 
 
 def test_the_summary_of_the_victims_counts_those_of_poisons(laboratory):
@@ -429,10 +435,8 @@ def test_both_paths_start_at_the_same_weights_and_keep_their_distances_in_the_pl
     looked_into, laboratory
 ):
     config, trial, arrays, data, _, whole = looked_into
-    unit = {"pair": 0, "victim": 0}
     clean, poisoned = (
-        weight_path(config, data, images, unit, laboratory.context)
-        for images in (data.train, whole)
+        weight_path(config, images, 0, laboratory.context) for images in (data.train, whole)
     )
     assert torch.equal(arrays["path.clean"][0], arrays["path.poisoned"][0])
     assert torch.equal(clean[0], poisoned[0])
@@ -449,12 +453,12 @@ def test_both_paths_start_at_the_same_weights_and_keep_their_distances_in_the_pl
 
 def test_arrows_stand_on_the_clean_path_and_are_the_pull_in_the_plane(looked_into, laboratory):
     config, _, arrays, data, _, whole = looked_into
-    path = weight_path(config, data, data.train, {"pair": 0, "victim": 0}, laboratory.context)
+    path = weight_path(config, data.train, 0, laboratory.context)
     rows = [0, 2, 4]  # three of five places, the first and the last among them
     assert torch.equal(arrays["arrows.at"], arrays["path.clean"][rows])
     network = create("small_cnn", like=data.train, seed=1, width=2)
     pulls = [pull(network, path[row], data.train, whole).double() for row in rows]
-    other = weight_path(config, data, whole, {"pair": 0, "victim": 0}, laboratory.context)
+    other = weight_path(config, whole, 0, laboratory.context)
     points = torch.cat([path, other]).double().numpy()
     _, _, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
     for row, arrow, own in zip(rows, arrays["arrows.to"], pulls, strict=True):
@@ -465,6 +469,32 @@ def test_arrows_stand_on_the_clean_path_and_are_the_pull_in_the_plane(looked_int
         along = (arrays["path.clean"][4] - arrays["path.clean"][0]).numpy()
         inside = axes[:2].T @ (axes[:2] @ step)
         assert arrow.numpy() @ along == pytest.approx(own.numpy() @ inside, rel=1e-3, abs=1e-4), row
+
+
+def test_the_way_from_the_clean_path_is_measured_in_all_weights(looked_into, laboratory):
+    """Beside it that of random changes: the poisons as they were before the first step."""
+    config, trial, arrays, data, pair, whole = looked_into
+    poisons = laboratory.attack(config)[2]
+    noise = with_poisons(data, pair.rows, poisons.course[0].images)
+    assert not torch.equal(noise.x, whole.x)
+    clean, poisoned, changed = (
+        weight_path(config, images, 0, laboratory.context).double().numpy()
+        for images in (data.train, whole, noise)
+    )
+    unit = np.linalg.norm(clean[-1] - clean[0])
+    for name, path in (("poisoned", poisoned), ("noise", changed)):
+        expected = [np.linalg.norm(a - b) / unit for a, b in zip(path, clean, strict=True)]
+        assert trial["apart"][name] == pytest.approx(expected)
+        assert trial["apart"][name][0] == 0 < trial["apart"][name][-1]
+    assert set(trial["apart"]) == {"poisoned", "noise"}
+    assert len(arrays["path.noise"]) == len(arrays["path.clean"])
+
+
+def test_a_look_at_weights_and_features_says_what_became_of_the_target(looked_into):
+    config, trial, _, data, pair, whole = looked_into
+    is_of(trial, victim(config, whole, 0), pair, data)
+    clean = chances(victim(config, data.train, 0), pair.targets.x)
+    assert trial["clean"]["predictions"] == [str(clean[0].argmax())]
 
 
 def test_distances_are_of_bases_poisons_and_collided_images_in_the_two_networks(looked_into):
@@ -500,9 +530,8 @@ def test_rounded_poisons_and_their_victims_are_those_of_figure_4(laboratory):
     assert len(record.metrics["trials"]) == 4
     for trial in record.metrics["trials"]:
         other = attacked[trial["pair"], trial["victim"]]
-        assert {key: other[key] for key in trial if key != "measure"} == {
-            key: value for key, value in trial.items() if key != "measure"
-        }
+        own = {key: value for key, value in trial.items() if key not in ("measure", "clean")}
+        assert {key: other[key] for key in own} == own
 
 
 def test_victims_of_poisons_that_are_not_rounded_train_on_the_floats(laboratory):
@@ -561,7 +590,34 @@ def test_after_the_filter_a_victim_is_trained_on_what_it_left(laboratory):
     [row] = [row for row in record.metrics["rows"] if row["measure"] == "spectral filter"]
     assert row["poisons"] == 4 * 8
     assert row["kept_poisons"] == sum(trial["kept_poisons"] for trial in trials)
-    assert all("kept_poisons" not in other for other in record.metrics["rows"] if other != row)
+    measured = {row["measure"] for row in record.metrics["rows"] if "kept_poisons" in row}
+    assert measured == {"spectral filter", "random removal"}
+
+
+def test_random_removal_takes_as_many_images_of_each_class_whichever(laboratory):
+    config, record = configure("limits"), laboratory.record("limits")
+    trials = [t for t in record.metrics["trials"] if t["measure"] == "random removal"]
+    assert [trial["kept"] for trial in trials] == [100] * 4
+    pairs = {}
+    for trial in trials:
+        pairs.setdefault(trial["pair"], []).append(trial["kept_poisons"])
+        data, pair, poisons = laboratory.attack(config, trial["pair"])
+        whole = with_poisons(data, pair.rows, poisons.last.images)
+        points = torch.randn(120, 8, generator=torch.Generator().manual_seed(trial["victim"]))
+        keep = np.ones(120, dtype=bool)
+        for label in range(10):
+            rows = np.flatnonzero(whole.y.numpy() == label)
+            keep[rows[list(removed_by_hand(points.double().numpy()[rows]))]] = False
+        assert trial["kept_poisons"] == keep[list(pair.rows)].sum()
+        rest = whole.select(torch.from_numpy(keep))
+        is_of(trial, victim(config, rest, trial["victim"]), pair, data)
+    # Neither the network nor the poisons have a say.
+    assert len({tuple(counts) for counts in pairs.values()}) == 1
+
+
+def test_no_profile_looks_for_poisons_in_a_class_of_nothing_else():
+    for profile, size in (("quick", 60), ("small", 500), ("paper", 5000)):
+        assert EXPERIMENTS["metapoison/limits"].configure(profile=profile).poisons <= size / 2
 
 
 def test_each_target_of_the_class_is_attacked_once_by_each_victim_and_asked_of_a_clean_network(
@@ -614,7 +670,11 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
         "paper": {},
         "margin loss": {"objective": "margin"},
         "loss of all unrolled steps": {"losses": "all"},
-        "smaller change, and of colours": {"epsilon": 8 / 255, "colour": 0.04},
+        "smaller change, and of colours": {
+            "epsilon": 8 / 255,
+            "colour": 0.04,
+            "smoothness": 8.0,
+        },
         "surrogates trained on poisons": {"trajectory": "poisoned"},
         "surrogates trained on clean images": {},  # the paper's
         "one unrolled step": {"unroll": 1},
@@ -731,7 +791,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("victims",), {"pairs": 0}, "pairs must be at least 1, not 0"),
     (("crafting", "limits", "mechanism", "training"), {"pairs": 0}, "no trials"),
     (("crafting", "limits", "victims", "budget"), {"victims": 0}, "no trials"),
-    (("mechanism",), {"victims": -1}, "victims must be at least 1, not -1"),
+    (("mechanism",), {"victims": -1}, "no trials"),
     (
         ("crafting", "victims", "mechanism"),
         {"kept_every": 0},

@@ -232,8 +232,8 @@ def victims():
     trials = [{**PAIRS[pair], "course": course("")} for _ in range(3) for pair in range(2)]
     trials += [{"pair": None, "course": course("pair0_", "pair1_")} for _ in range(2)]
     rows = [
-        row(17, 9, pair=0, mean=0.812, clean_success=0.25),
-        row(6, 3, pair=1, mean=0.834, clean_success=0.0),
+        row(17, 9, pair=0, mean=0.812, clean_rate=0.25),
+        row(6, 3, pair=1, mean=0.834, clean_rate=0.0),
     ]
     return made(rows, trials=trials, all=row(23, 12, 40, mean=0.823), clean_accuracy=0.851)
 
@@ -430,48 +430,75 @@ def mechanism():
     arrays, trials = {}, []
     kinds = [f"{kind} in clean" for kind in ("bases", "poisons", "collided")]
     kinds += ["bases in victim", "poisons in victim"]
-    for pair, explained in enumerate(([0.71, 0.24], [0.6, 0.2])):
-        paths = {name: torch.randn(6, 2, generator=generator) for name in ("clean", "poisoned")}
-        paths["poisoned"][0] = paths["clean"][0]
-        arrays |= {f"{pair}.path.{name}": path for name, path in paths.items()}
-        arrays[f"{pair}.arrows.at"] = paths["clean"][::2]
-        arrays[f"{pair}.arrows.to"] = 1e-3 * torch.randn(3, 2, generator=generator)
-        apart = {kind: torch.rand(3, generator=generator).tolist() for kind in kinds}
-        layers = ["stage1", "stage2", "pool"]
-        trials.append({"explained": explained, "layers": layers, "distances": apart})
+    # Pair 0's second victim is the first that the attack succeeds with; pair 1 has none.
+    about = ((0, False, [0.5, 0.1]), (1, False, [0.6, 0.2]), (0, True, [0.71, 0.24]))
+    for number, (pair, taken, explained) in enumerate(about):
+        paths = {name: torch.randn(6, 2, generator=generator) for name in TRAINED}
+        for path in paths.values():
+            path[0] = paths["clean"][0]
+        arrays |= {f"{number}.path.{name}": path for name, path in paths.items()}
+        arrays[f"{number}.arrows.at"] = paths["clean"][::2]
+        arrays[f"{number}.arrows.to"] = 1e-3 * torch.randn(3, 2, generator=generator)
+        away = {name: torch.rand(6, generator=generator).tolist() for name in ("poisoned", "noise")}
+        trials.append(
+            {
+                **PAIRS[pair],
+                "predictions": [PAIRS[pair]["wanted_class"] if taken else "frog"],
+                "explained": explained,
+                "apart": away,
+                "layers": ["stage1", "stage2", "pool"],
+                "distances": {kind: torch.rand(3, generator=generator).tolist() for kind in kinds},
+            }
+        )
     return made(trials=trials, arrays=arrays)
 
 
-@pytest.mark.parametrize("pair", [0, 1])
-def test_paths_start_together_and_have_a_dot_for_each_epoch(pair):
+TRAINED = {"clean": "clean images", "poisoned": "poisons", "noise": "random changes"}
+
+
+@pytest.mark.parametrize(("pair", "number"), [(0, 2), (1, 1)])
+def test_paths_start_together_and_have_a_dot_for_each_epoch(pair, number):
     record = mechanism()
-    [axes] = paths_figure(record, pair).axes
-    for name in ("clean", "poisoned"):
-        path = record.arrays[f"{pair}.path.{name}"].numpy()
-        assert np.allclose(curve(axes, f"trained on {name} images"), path.T)
-    start = record.arrays[f"{pair}.path.clean"][0].tolist()
+    axes = paths_figure(record).axes[pair]
+    for name, images in TRAINED.items():
+        path = record.arrays[f"{number}.path.{name}"].numpy()
+        assert np.allclose(curve(axes, f"trained on {images}"), path.T)
+    start = record.arrays[f"{number}.path.clean"][0].tolist()
     assert curve(axes, "start") == ([start[0]], [start[1]])
-    ends = [record.arrays[f"{pair}.path.{name}"][-1].tolist() for name in ("clean", "poisoned")]
+    ends = [record.arrays[f"{number}.path.{name}"][-1].tolist() for name in TRAINED]
     assert np.allclose(points(axes, "o"), ends)
     first, second = [(71, 24), (60, 20)][pair]
     assert f"({first} % of the variance)" in axes.get_xlabel()
     assert f"({second} %)" in axes.get_ylabel()
+    assert axes.get_title().endswith(["this victim does", "this victim does not"][pair])
+
+
+def test_below_are_the_ways_of_all_victims_from_the_clean_path():
+    record = mechanism()
+    for pair, axes in enumerate(paths_figure(record).axes[2:]):
+        own = [trial for trial in record.metrics["trials"] if trial["pair"] == pair]
+        drawn = sorted(list(line.get_ydata()) for line in axes.lines)
+        assert drawn == sorted(way for trial in own for way in trial["apart"].values())
 
 
 def test_arrows_stand_on_the_clean_path_and_show_directions_only():
     record = mechanism()
-    record.arrays["0.arrows.to"][0] *= 100
+    record.arrays["2.arrows.to"][0] *= 100
     [arrows] = [part for part in paths_figure(record).axes[0].collections if hasattr(part, "U")]
-    assert np.allclose(arrows.get_offsets(), record.arrays["0.path.clean"][::2])
-    drawn, pulls = np.stack([arrows.U, arrows.V], 1), record.arrays["0.arrows.to"].numpy()
+    assert np.allclose(arrows.get_offsets(), record.arrays["2.path.clean"][::2])
+    drawn, pulls = np.stack([arrows.U, arrows.V], 1), record.arrays["2.arrows.to"].numpy()
     lengths = np.linalg.norm(drawn, axis=1)
     assert np.allclose(lengths, lengths[0])
     directions = pulls / np.linalg.norm(pulls, axis=1, keepdims=True)
     assert np.allclose(drawn / lengths[:, None], directions, atol=1e-6)
 
 
-def test_distances_by_layer_are_means_over_pairs_between_the_lowest_and_the_highest():
+def test_distances_by_layer_are_means_over_victims_between_the_lowest_and_the_highest():
     record = mechanism()
+    trials = record.metrics["trials"]
+    trials[1]["predictions"] = [trials[1]["wanted_class"]]
+    missed = trials.pop(0)
+    trials.append(missed)
     figure = distances_figure(record)
     [axes] = figure.axes
     names = {
@@ -482,11 +509,12 @@ def test_distances_by_layer_are_means_over_pairs_between_the_lowest_and_the_high
         "MetaPoison's poisons, victim": "poisons in victim",
     }
     assert sorted(legend(figure)) == sorted(names)
-    trials = record.metrics["trials"]
+    assert "2 of 3 victims" in axes.get_title()
+    taken = trials[:2]
     bands = [part.get_paths()[0].vertices for part in axes.collections]
     assert len(bands) == len(names)
     for (label, kind), band in zip(names.items(), bands, strict=True):
-        both = np.array([trial["distances"][kind] for trial in trials])
+        both = np.array([trial["distances"][kind] for trial in taken])
         assert curve(axes, label) == ([0, 1, 2], pytest.approx(both.mean(0)))
         for layer in range(3):
             own = band[band[:, 0] == layer, 1]
@@ -496,3 +524,7 @@ def test_distances_by_layer_are_means_over_pairs_between_the_lowest_and_the_high
     assert "relative to its norm" in axes.get_ylabel()
     del trials[1]
     assert not distances_figure(record).axes[0].collections
+    trials[0]["predictions"] = ["frog"]
+    [axes] = distances_figure(record).axes
+    assert "no victim" in axes.get_title()
+    assert len(axes.collections) == len(names)

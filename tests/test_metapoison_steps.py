@@ -499,14 +499,17 @@ def test_paths_that_lie_in_a_plane_keep_their_distances():
     plane = torch.randn(2, 30, generator=generator, dtype=torch.float64)
     paths = {
         name: torch.randn(count, 2, generator=generator, dtype=torch.float64) @ plane
-        for name, count in (("a", 4), ("b", 3))
+        for name, count in (("clean", 4), ("poisoned", 3))
     }
+    # Points elsewhere, which the plane is not laid through.
+    paths["noise"] = 10 * torch.randn(2, plane.shape[1], generator=generator, dtype=torch.float64)
     numbers, arrays = plane_of(paths)
     assert sum(numbers["explained"]) == pytest.approx(1)
-    whole = torch.cat([*paths.values()]).numpy()
-    assert gaps(torch.cat([arrays["path.a"], arrays["path.b"]]).numpy()) == pytest.approx(
-        gaps(whole)
-    )
+    whole = torch.cat([paths["clean"], paths["poisoned"]]).numpy()
+    found = torch.cat([arrays["path.clean"], arrays["path.poisoned"]]).numpy()
+    assert gaps(found) == pytest.approx(gaps(whole))
+    beside = (paths["noise"] - torch.from_numpy(whole.mean(0))) @ arrays["axes"].T
+    assert torch.allclose(arrays["path.noise"], beside)
 
 
 def flat(network: nn.Module) -> Tensor:
@@ -516,8 +519,7 @@ def flat(network: nn.Module) -> Tensor:
 def test_a_path_leads_from_the_initial_weights_to_those_of_the_victim(context):
     config = configure(**{"recipe.schedule": "constant"})
     data, _, cost = begin(config, 0, context)
-    unit = {"pair": 0, "victim": 1}
-    path = weight_path(config, data, data.train, unit, context)
+    path = weight_path(config, data.train, 1, context)
     assert len(path) == 4
     assert torch.equal(path[0], flat(network_of(config, data, 5001)))
     victim, _ = train_victim(config, data, data.train, None, 1, context, cost)
