@@ -223,15 +223,19 @@ def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
 # Crafting -----------------------------------------------------------------------------------
 
 
-def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(scene, monkeypatch):
-    """Once more, by a loop that builds the whole epoch with torch's autograd."""
+@pytest.mark.parametrize("trajectory", ["clean", "poisoned"])
+def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(
+    scene, trajectory, monkeypatch
+):
+    """Once more, by a loop that builds the whole epoch of each surrogate with torch's autograd."""
     train, targets, rows = scene
-    procedure = replace(SHORT, steps=1, surrogates=1, optimizer="sign", start="zero")
-    slopes = []
+    procedure = replace(SHORT, steps=1, trajectory=trajectory, optimizer="sign")
+    slopes, starts = [], []
     original = metapoison.look_ahead
 
-    def watched(*arguments):
-        result = original(*arguments)
+    def watched(images, *others):
+        starts.append(images.clone())
+        result = original(images, *others)
         slopes.append(result[2].clone())
         return result
 
@@ -239,28 +243,34 @@ def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(scene, 
     crafted(scene, procedure)
     model = network(4)
     use_batch_statistics(model)
-    theta = {name: value.detach().clone() for name, value in model.named_parameters()}
-    population = Surrogates(network, procedure, 3)
-    order = population.at(0).order(len(train))
     clean, expected = train.x.float() / 255, torch.zeros(6, 3, 8, 8)
-    rate = population.at(0).rate
-    aims = targets.x.float() / 255
-    for first, chosen in enumerate(order):
-        whole = clean.clone().requires_grad_()
-        window = [order[(first + ahead) % len(order)] for ahead in range(3)]
-        batches = [
-            (whole[r] if number == 0 else clean[r], train.y[r]) for number, r in enumerate(window)
-        ]
-        losses = target_losses(model, theta, batches, aims, torch.tensor([0, 0]), rate=rate)
-        (slope,) = torch.autograd.grad(losses[-1], whole)
-        expected += slope[rows]
-        leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-        loss = F.cross_entropy(functional_call(model, leaves, (clean[chosen],)), train.y[chosen])
-        for (name, value), part in zip(
-            theta.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True
-        ):
-            theta[name] = value - rate * part
-    assert torch.allclose(slopes[0], expected, rtol=1e-3, atol=1e-6)
+    population = Surrogates(network, procedure, 3)
+    population.stagger(clean, train.y)
+    poisoned = clean.clone()
+    poisoned[rows] = starts[0]
+    assert float((poisoned - clean).abs().max()) > 0.01
+    aims, ways = targets.x.float() / 255, {"clean": clean, "poisoned": poisoned}
+    for surrogate in map(population.at, range(2)):
+        theta = {name: value.detach().clone() for name, value in surrogate.parameters.items()}
+        order, rate = surrogate.order(len(train)), surrogate.rate
+        for first, chosen in enumerate(order):
+            whole = poisoned.clone().requires_grad_()
+            window = [order[(first + ahead) % len(order)] for ahead in range(3)]
+            batches = [
+                (whole[r] if number == 0 else poisoned[r], train.y[r])
+                for number, r in enumerate(window)
+            ]
+            losses = target_losses(model, theta, batches, aims, torch.tensor([0, 0]), rate=rate)
+            (slope,) = torch.autograd.grad(losses[-1], whole)
+            expected += slope[rows] / 2
+            leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
+            x = ways[trajectory][chosen]
+            loss = F.cross_entropy(functional_call(model, leaves, (x,)), train.y[chosen])
+            for (name, value), part in zip(
+                theta.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True
+            ):
+                theta[name] = value - rate * part
+    torch.testing.assert_close(slopes[0], expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("losses", ["last", "all"])
