@@ -1,5 +1,6 @@
 """The MetaPoison figures and tables show what their records say, and nothing else."""
 
+import math
 import re
 from types import SimpleNamespace
 
@@ -114,7 +115,8 @@ def crafting():
             for pair in (1, 0):
                 about = {"crafted": step, "victim": victim, "largest_change": 20}
                 course = {"target_loss": generator.uniform(0, 9, 3).tolist()}
-                trial = {**PAIRS[pair], **about, "course": course}
+                clean = {"wanted_probability": [math.exp(-3 - pair)]}
+                trial = {**PAIRS[pair], **about, "course": course, "clean": clean}
                 if step == STEPS[-1] and victim == 0:
                     trial["unaffected"] = generator.uniform(5, 9, 10).tolist()
                     trial["unrolled"] = generator.uniform(1, 5, 10).tolist()
@@ -125,7 +127,7 @@ def crafting():
         row(0, 1, crafted=0, mean=0.9, deviation=0.02),
         row(5, 0, crafted=4, mean=0.8, deviation=0.1),
         row(18, 9, crafted=8, mean=0.85, deviation=None),
-        row(20, 12, crafted=10, mean=0.7, deviation=0.03),
+        row(20, 12, crafted=10, mean=0.7, deviation=0.03, clean_rate=0.15),
     ]
     config = {"procedure": {"objective": "cross-entropy"}}
     return made(rows, trials=trials, arrays=arrays, config=config)
@@ -187,6 +189,7 @@ def test_losses_are_means_over_pairs_in_surrogates_and_over_victims_by_step(craf
         one, other = (trial[name] for trial in trials if name in trial)
         assert x == list(range(10))
         assert y == pytest.approx([(a + b) / 2 for a, b in zip(one, other, strict=True)])
+    assert curve(axes, "victims of clean images")[1] == pytest.approx([3.5, 3.5])
     own = np.array(
         [[t["course"]["target_loss"][2] for t in trials if t["crafted"] == step] for step in STEPS]
     )
@@ -210,8 +213,10 @@ def test_success_by_step_has_its_intervals_and_accuracy_its_deviations(crafting)
     own, within = left.containers
     check_rates(own, STEPS, rows)
     check_rates(within, STEPS, [entry["in_batch"] for entry in rows])
-    assert legend(figure) == ["target in eval mode", "target in a training batch"]
-    assert left.get_ylabel() == "targets given the wanted label (%)"
+    told = ["target in eval mode", "target in a training batch", "victims of clean images"]
+    assert sorted(legend(figure)) == sorted(told)
+    assert curve(left, told[2])[1] == pytest.approx([100 * rows[-1]["clean_rate"]] * 2)
+    assert left.get_ylabel() == "targets given\nthe wanted label (%)"
     spreads = [(88, 92), (70, 90), (85, 85), (67, 73)]  # of a single victim there is none
     check_bars(right.containers[0], STEPS, [90, 80, 85, 70], spreads)
     assert right.get_ylabel() == "accuracy on test images (%)"
@@ -387,7 +392,7 @@ def test_budgets_have_a_line_for_each_pair_and_one_for_all():
     check_rates(left.containers[0], [15, 30], rows)
     assert curve(left, "clean victims")[1] == [5, 5]
     assert left.containers[0].get_label() == "all pairs"
-    assert left.get_ylabel() == "targets given the wanted label (%)"
+    assert left.get_ylabel() == "targets given\nthe wanted label (%)"
     check_bars(right.containers[0], [15, 30], [90, 80], [(88, 92), (80, 80)])
     assert right.get_ylabel() == "accuracy on test images (%)"
     assert left.get_xlabel() == right.get_xlabel() == "poisons"
@@ -470,7 +475,7 @@ def test_paths_start_together_and_have_a_dot_for_each_epoch(pair, number):
     first, second = [(71, 24), (60, 20)][pair]
     assert f"({first} % of the variance)" in axes.get_xlabel()
     assert f"({second} %)" in axes.get_ylabel()
-    assert axes.get_title().endswith(["this victim does", "this victim does not"][pair])
+    assert axes.get_title().endswith([": success", ": no success"][pair])
 
 
 def test_below_are_the_ways_of_all_victims_from_the_clean_path():
@@ -509,7 +514,7 @@ def test_distances_by_layer_are_means_over_victims_between_the_lowest_and_the_hi
         "MetaPoison's poisons, victim": "poisons in victim",
     }
     assert sorted(legend(figure)) == sorted(names)
-    assert "2 of 3 victims" in axes.get_title()
+    assert "2 of 3" in axes.get_title()
     taken = trials[:2]
     bands = [part.get_paths()[0].vertices for part in axes.collections]
     assert len(bands) == len(names)
@@ -526,5 +531,5 @@ def test_distances_by_layer_are_means_over_victims_between_the_lowest_and_the_hi
     assert not distances_figure(record).axes[0].collections
     trials[0]["predictions"] = ["frog"]
     [axes] = distances_figure(record).axes
-    assert "no victim" in axes.get_title()
+    assert "none" in axes.get_title()
     assert len(axes.collections) == len(names)

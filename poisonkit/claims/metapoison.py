@@ -27,7 +27,7 @@ def _last(trials: Sequence[Json], name: str) -> list[float]:
     return [float(trial["course"][name][-1]) for trial in trials]
 
 
-def _clean_loss(trial: Json) -> float:
+def clean_loss(trial: Json) -> float:
     """Return the loss of the targets towards the wanted label in a clean victim."""
     wanted = trial["clean"]["wanted_probability"]
     return mean_and_deviation([-math.log(max(one, 1e-300)) for one in wanted])[0]
@@ -50,7 +50,7 @@ def judge_losses(record: Record) -> Outcome | None:
     values = _last(ends, "target_loss")
     found, begun, clean = (
         mean_and_deviation(losses)[0]
-        for losses in (values, _last(starts, "target_loss"), [_clean_loss(t) for t in ends])
+        for losses in (values, _last(starts, "target_loss"), [clean_loss(t) for t in ends])
     )
     comparable = record.config["procedure"]["objective"] == "cross-entropy"
     verdict: Verdict = "not"

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from poisonkit.claims.metapoison import clean_loss
 from poisonkit.plots import COLOURS, Slider, change_of, legend_below, panels, show_images, slider
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json, Record
@@ -75,7 +76,7 @@ def losses_figure(record: Record) -> Figure:
     """Draw Figure 3a: the target's loss towards the wanted label, in surrogates and victims.
 
     Lines are means over the pairs; the victims' points are means over all of them, their bars
-    go from the lowest to the highest.
+    go from the lowest to the highest; dotted is the mean over victims of clean images.
     """
     trials = record.metrics["trials"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 4))
@@ -86,6 +87,8 @@ def losses_figure(record: Record) -> Figure:
         values = np.array([trial[name] for trial in trials if name in trial])
         axes.plot(range(values.shape[1]), values.mean(0), color=COLOURS[colour], label=label)
     _victims_losses(axes, record)
+    clean = mean_and_deviation([clean_loss(trial) for trial in trials])[0]
+    axes.axhline(clean, color="black", ls=":", label="victims of clean images")
     wanted = record.config["procedure"]["objective"]
     note = "" if wanted == "cross-entropy" else " (surrogates: margin)"
     axes.set(xlabel="crafting step", ylabel=f"target's loss, cross-entropy{note}", ylim=(0, None))
@@ -117,7 +120,7 @@ def steps_figure(record: Record) -> Figure:
     """Draw Figure 3b: success in victims, and their accuracy, by crafting step.
 
     Bars of the success are 95 % intervals over targets and victims, those of the accuracy
-    standard deviations.
+    standard deviations; dotted is how often victims of clean images succeed.
     """
     rows = record.metrics["rows"]
     steps = kept_steps(record)
@@ -136,7 +139,9 @@ def steps_figure(record: Record) -> Figure:
             capsize=3,
             label=label,
         )
-    left.set(xlabel="crafting step", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
+    clean = 100 * rows[-1]["clean_rate"]
+    left.axhline(clean, color="black", ls=":", label="victims of clean images")
+    left.set(xlabel="crafting step", ylabel="targets given\nthe wanted label (%)", ylim=(-3, 103))
     legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
     bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]

@@ -42,8 +42,8 @@ def paths_figure(record: Record) -> Figure:
         own = [(number, trial) for number, trial in trials if trial["pair"] == pair]
         number, trial = min(own, key=lambda one: (not _took(one[1]), one[0]))
         _plane(above, record, number, trial)
-        ending = "does" if _took(trial) else "does not"
-        above.set_title(f"{called(trial)}: this victim {ending}", fontsize="small")
+        ending = "success" if _took(trial) else "no success"
+        above.set_title(f"{called(trial)}: {ending}", fontsize="small")
         for _, one in own:
             for name, values in one["apart"].items():
                 style = {"lw": 1, "label": f"trained on {_TRAINED[name]}"}
@@ -109,8 +109,8 @@ def distances_figure(record: Record) -> Figure:
     axes.set_xticks(range(len(layers)), layers)
     axes.set(xlabel="layer", ylabel="mean distance to the target,\nrelative to its norm")
     axes.set_ylim(bottom=0)
-    chosen = f"the {len(trials)} of {len(every)} victims that give the target the wanted label"
-    none = "no victim gives the target the wanted label; all of them"
+    chosen = f"victims that give the target the wanted label: {len(trials)} of {len(every)}"
+    none = f"all {len(every)} victims; none gives the target the wanted label"
     axes.set_title(chosen if any(map(_took, every)) else none, fontsize="small")
-    legend_below(figure, axes)
+    legend_below(figure, axes, columns=2)
     return figure

@@ -99,7 +99,7 @@ def budget_figure(record: Record) -> Figure:
         values = [100 * row["rate"] for row in own]
         left.plot([row["budget"] for row in own], values, ".--", color=colour, lw=1, label=label)
     left.axhline(100 * rows[0]["clean_rate"], color="black", ls=":", label="clean victims")
-    left.set(xlabel="poisons", ylabel="targets given the wanted label (%)", ylim=(-3, 103))
+    left.set(xlabel="poisons", ylabel="targets given\nthe wanted label (%)", ylim=(-3, 103))
     legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
     bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
