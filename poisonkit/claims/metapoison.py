@@ -198,12 +198,10 @@ def judge_scenario(name: str) -> Callable[[Record], Outcome | None]:
     def judge(record: Record) -> Outcome | None:
         own, usual = (_of_first_target(record, kind) for kind in (name, "one target"))
         verdict: Verdict = "not"
-        if usual["rate"] < OFTEN or not _beyond_clean(usual):
+        if usual["rate"] < OFTEN or not all(map(_beyond_clean, (usual, own))):
             return _rate(own, verdict)
         # Of whole numbers, so that four fifths are 0.8: 0.6 / 0.75 is less.
         share = own["hits"] * usual["targets"] / (usual["hits"] * own["targets"])
-        if not _beyond_clean(own):
-            return _rate(own, verdict)
         if name == "third party":
             verdict = "reproduced" if share >= 0.8 else "partly" if share >= 0.5 else "not"
         elif share < 1:
