@@ -37,7 +37,7 @@ def paths_figure(record: Record) -> Figure:
     """
     trials = list(enumerate(record.metrics["trials"]))
     pairs = sorted({trial["pair"] for _, trial in trials})[:_SHOWN]
-    figure, [upper, lower] = panels(2, len(pairs), size=(4.3 * len(pairs) + 0.5, 7.6))
+    figure, [upper, lower] = panels(2, len(pairs), size=(3 * len(pairs) + 1, 6.6))
     for pair, above, below in zip(pairs, upper, lower, strict=True):
         own = [(number, trial) for number, trial in trials if trial["pair"] == pair]
         number, trial = min(own, key=lambda one: (not _took(one[1]), one[0]))
@@ -77,7 +77,7 @@ def _plane(axes: Axes, record: Record, number: int, trial: Json) -> None:
     axes.plot(*start, "k^", ms=8, label="start")
     first, second = (100 * share for share in trial["explained"])
     axes.set(
-        xlabel=f"first component ({first:.0f} % of the variance)",
+        xlabel=f"first component\n({first:.0f} % of the variance)",
         ylabel=f"second component ({second:.0f} %)",
     )
     axes.margins(0.08)
