@@ -449,6 +449,7 @@ def mechanism():
             {
                 **PAIRS[pair],
                 "predictions": [PAIRS[pair]["wanted_class"] if taken else "frog"],
+                "clean": {"predictions": ["frog"]},
                 "explained": explained,
                 "apart": away,
                 "layers": ["stage1", "stage2", "pool"],
@@ -529,7 +530,8 @@ def test_distances_by_layer_are_means_over_victims_between_the_lowest_and_the_hi
     assert "relative to its norm" in axes.get_ylabel()
     del trials[1]
     assert not distances_figure(record).axes[0].collections
-    trials[0]["predictions"] = ["frog"]
+    # What a clean network says anyway is not the poisons' doing.
+    trials[0]["clean"]["predictions"] = trials[0]["predictions"]
     [axes] = distances_figure(record).axes
     assert "none" in axes.get_title()
     assert len(axes.collections) == len(names)

@@ -140,13 +140,14 @@ def judge_training(record: Record) -> Outcome | None:
     return _rate(least, verdict)
 
 
+def is_taken(trial: Json) -> bool:
+    """Tell whether a victim gives the target the wanted label, and its clean twin does not."""
+    wanted, clean = trial["wanted_class"], trial["clean"]["predictions"][0]
+    return bool(trial["predictions"][0] == wanted != clean)
+
+
 def _taken(record: Record) -> list[Json]:
-    """Return the trials whose victim gives the target the wanted label, and its clean one not."""
-    return [
-        trial
-        for trial in record.metrics["trials"]
-        if trial["predictions"][0] == trial["wanted_class"] != trial["clean"]["predictions"][0]
-    ]
+    return [trial for trial in record.metrics["trials"] if is_taken(trial)]
 
 
 def judge_plane(record: Record) -> Outcome | None:

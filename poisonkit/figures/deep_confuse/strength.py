@@ -1,12 +1,12 @@
 """Figures 4 and 5: accuracy against the bound of the noise and the share of noisy images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 from torch import Tensor
 
 from poisonkit.claims.deep_confuse_reported import FIGURE_4, FIGURE_5
@@ -121,7 +121,7 @@ def _curve(
     rows: Sequence[Json],
     trials: Sequence[Json],
     name: str,
-    colour: Any,
+    colour: ColorType,
     label: str,
     *,
     scale: float = 1,

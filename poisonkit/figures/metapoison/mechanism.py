@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from poisonkit.claims.metapoison import is_taken
 from poisonkit.figures.metapoison.victims import called
 from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Json, Record
@@ -23,10 +24,6 @@ _TRAINED = {"clean": "clean images", "poisoned": "poisons", "noise": "random cha
 _SHADES = {"clean": "clean", "poisoned": "poisoned", "noise": "reference"}
 
 
-def _took(trial: Json) -> bool:
-    return bool(trial["predictions"][0] == trial["wanted_class"])
-
-
 def paths_figure(record: Record) -> Figure:
     """Draw Figure 6a for each pair, of its first victim that the attack succeeds with, if any.
 
@@ -40,9 +37,9 @@ def paths_figure(record: Record) -> Figure:
     figure, [upper, lower] = panels(2, len(pairs), size=(3 * len(pairs) + 1, 6.6))
     for pair, above, below in zip(pairs, upper, lower, strict=True):
         own = [(number, trial) for number, trial in trials if trial["pair"] == pair]
-        number, trial = min(own, key=lambda one: (not _took(one[1]), one[0]))
+        number, trial = min(own, key=lambda one: (not is_taken(one[1]), one[0]))
         _plane(above, record, number, trial)
-        ending = "success" if _took(trial) else "no success"
+        ending = "success" if is_taken(trial) else "no success"
         above.set_title(f"{called(trial)}: {ending}", fontsize="small")
         for _, one in own:
             for name, values in one["apart"].items():
@@ -86,11 +83,11 @@ def _plane(axes: Axes, record: Record, number: int, trial: Json) -> None:
 def distances_figure(record: Record) -> Figure:
     """Draw Figure 6b: the distance of poisons to the target, by layer.
 
-    Means over the runs whose victim gives the target the wanted label, if there are any,
-    else over all; bands go from the lowest to the highest.
+    Means over the runs whose victim gives the target the wanted label, and its clean twin
+    does not, if there are any, else over all; bands go from the lowest to the highest.
     """
     every = record.metrics["trials"]
-    trials = [trial for trial in every if _took(trial)] or every
+    trials = [trial for trial in every if is_taken(trial)] or every
     layers = trials[0]["layers"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 4.4))
     for kind, (label, colour, style) in _KINDS.items():
@@ -109,8 +106,10 @@ def distances_figure(record: Record) -> Figure:
     axes.set_xticks(range(len(layers)), layers)
     axes.set(xlabel="layer", ylabel="mean distance to the target,\nrelative to its norm")
     axes.set_ylim(bottom=0)
-    chosen = f"victims that give the target the wanted label: {len(trials)} of {len(every)}"
-    none = f"all {len(every)} victims; none gives the target the wanted label"
-    axes.set_title(chosen if any(map(_took, every)) else none, fontsize="small")
+    chosen = (
+        f"victims whose poisons give the target the wanted label: {len(trials)} of {len(every)}"
+    )
+    none = f"all {len(every)} victims; in none the poisons do"
+    axes.set_title(chosen if any(map(is_taken, every)) else none, fontsize="small")
     legend_below(figure, axes, columns=2)
     return figure
