@@ -106,10 +106,8 @@ def distances_figure(record: Record) -> Figure:
     axes.set_xticks(range(len(layers)), layers)
     axes.set(xlabel="layer", ylabel="mean distance to the target,\nrelative to its norm")
     axes.set_ylim(bottom=0)
-    chosen = (
-        f"victims whose poisons give the target the wanted label: {len(trials)} of {len(every)}"
-    )
-    none = f"all {len(every)} victims; in none the poisons do"
-    axes.set_title(chosen if any(map(is_taken, every)) else none, fontsize="small")
+    shown = f"{len(trials)} of {len(every)}" if any(map(is_taken, every)) else "none, so all"
+    kind = "victims that give the target the wanted label, unlike their clean twins"
+    axes.set_title(f"{kind}: {shown}", fontsize="small")
     legend_below(figure, axes, columns=2)
     return figure
