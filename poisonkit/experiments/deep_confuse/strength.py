@@ -214,7 +214,7 @@ def share_summary(config: ShareConfig, trials: Sequence[Json]) -> Json:
 
 _FEWER: Mapping[str, object] = {
     "epsilons": (0.3,),
-    "shares": (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0),
+    "shares": (0.0, 0.4, 0.8, 0.9, 1.0),
     "repeats": 1,
 }
 SHARE = Experiment(

@@ -165,19 +165,20 @@ _DEEP: Mapping[str, object] = {
     "classifiers": ("vgg16", "vgg19", "resnet18", "resnet50", "densenet121"),
 }
 _NARROW: Mapping[str, object] = {
+    "repeats": 1,
     "classifiers": (
         "original",
         "vgg11, width 16",
         "resnet8",
         "resnet14",
         "densenet22, width 16",
-    )
+    ),
 }
 _DIGITS: Mapping[str, object] = {
     "classifiers": ("original", "half", "twice", *CLASSICAL),
     "repeats": 2,
 }
-TRANSFER = _transfer_on("mnist", "transfer", "Figure 6", quick=_DIGITS)
+TRANSFER = _transfer_on("mnist", "transfer", "Figure 6", quick=_DIGITS, small={"repeats": 1})
 TRANSFER_CIFAR10 = _transfer_on(
     "cifar10", "transfer_cifar10", "Figure 7a", quick=_DIGITS, small=_NARROW, paper=_DEEP
 )
