@@ -415,14 +415,23 @@ def test_the_released_generator_and_all_of_the_released_code_can_be_switched_on(
 
 
 @pytest.mark.parametrize(
-    ("defence", "transform"),
+    ("defence", "options", "transform"),
     [
-        ("gaussian noise", partial(add_gaussian_noise, deviation=0.15)),
-        ("adversarial training", partial(attack_linf, epsilon=0.3, steps=7, rate=0.075)),
+        ("gaussian noise", {}, partial(add_gaussian_noise, deviation=0.15)),
+        ("adversarial training", {}, partial(attack_linf, epsilon=0.3, steps=7, rate=0.075)),
+        # Fewer steps, as far in all.
+        (
+            "adversarial training",
+            {"attack_steps": 3, "defences": ("adversarial training",)},
+            partial(attack_linf, epsilon=0.3, steps=3, rate=0.175),
+        ),
     ],
 )
-def test_a_measure_on_batches_has_the_strength_of_the_noise(defence, transform, laboratory):
-    found = by_seed(laboratory.record("defences"), lambda t: t["clean"], defence=defence)[0]
+def test_a_measure_on_batches_has_the_strength_of_the_noise(
+    defence, options, transform, laboratory
+):
+    record = laboratory.record("defences", **options)
+    found = by_seed(record, lambda t: t["clean"], defence=defence)[0]
     config = configure("defences")
     train, test = load("digits").first_per_class(30), load("digits", split="test")
     network = create(config.model, like=train, seed=0, standardise="data", width=4)
@@ -832,6 +841,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist",), {"validation": 0.99}, "validation|held out"),
     (("share",), {"shares": (0.5, 1.2)}, r"share must lie in \[0, 1\], not 1\.2"),
     (("share",), {"shares": (0.5, -0.2)}, r"share must lie in \[0, 1\], not -0\.2"),
+    (("defences",), {"attack_steps": 0}, "attack_steps must be at least 1, not 0"),
     (("defences",), {"share": 1.2}, r"share must lie in \(0, 1\], not 1\.2"),
     (("defences",), {"share": 0.0}, r"share must lie in \(0, 1\], not 0\.0"),
     (KINDS, {"repeats": 0}, "no trials|at least 1"),

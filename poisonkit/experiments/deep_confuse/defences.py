@@ -9,7 +9,7 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft, rows_to_perturb
 from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
-from poisonkit.errors import unknown
+from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
@@ -26,9 +26,8 @@ from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, features
 from poisonkit.store import Json
 
-#: Steps of the attack that adversarial training makes on each batch; each goes a quarter
-#: of the bound.
-STEPS = 7
+#: How far the attack on each batch could go in all its steps, in bounds of the noise.
+REACH = 1.75
 
 
 def _noise(config: "DefencesConfig") -> Transform:
@@ -39,7 +38,8 @@ def _noise(config: "DefencesConfig") -> Transform:
 
 
 def _attack(config: "DefencesConfig") -> Transform:
-    options = {"epsilon": config.epsilon, "steps": STEPS, "rate": config.epsilon / 4}
+    steps = config.attack_steps
+    options = {"epsilon": config.epsilon, "steps": steps, "rate": REACH * config.epsilon / steps}
     return Transform(about={"attack": options}, apply=partial(attack_linf, **options))  # type: ignore[arg-type]
 
 
@@ -65,10 +65,12 @@ class DefencesConfig(ConfuseConfig):
     ----------
     defences : keys of :data:`DEFENCES`.
     share : of the training images, those that are perturbed.
+    attack_steps : of the attack on each batch in adversarial training.
     """
 
     defences: tuple[str, ...] = tuple(DEFENCES)
     share: float = 1.0
+    attack_steps: int = 7
 
 
 def _defence_units(config: DefencesConfig) -> list[Json]:
@@ -76,6 +78,8 @@ def _defence_units(config: DefencesConfig) -> list[Json]:
     for name in config.defences:
         if name not in DEFENCES:
             raise unknown("defence", name, DEFENCES)
+    if config.attack_steps < 1:
+        raise PoisonkitError(f"attack_steps must be at least 1, not {config.attack_steps}")
     return [{**run, "defence": name} for name in config.defences for run in runs(config)]
 
 
@@ -142,7 +146,7 @@ DEFENCE = Experiment(
     summary="what augmentation, adversarial training and the spectral filter leave of the attack",
     version=1,
     config=DefencesConfig,
-    profiles=profiles_of("mnist", quick={"repeats": 2}, small={"repeats": 1}),
+    profiles=profiles_of("mnist", quick={"repeats": 2}, small={"repeats": 1, "attack_steps": 3}),
     variants={"paper": {}},
     units=_defence_units,
     trial=defence_trial,

@@ -6,7 +6,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from poisonkit.experiments.deep_confuse.defences import STEPS
 from poisonkit.figures.common import plain
 from poisonkit.figures.deep_confuse.shared import Series, accuracy_rows, chance, percent
 from poisonkit.store import Json, Record
@@ -17,8 +16,8 @@ _DEFENCE_MEANING: dict[str, Callable[[Json], str]] = {
     "crops": lambda config: "crops at random places, two pixels of padding",
     "gaussian noise": lambda config: f"normal noise of deviation {config['epsilon'] / 2:g}",
     "adversarial training": lambda config: (
-        f"each batch attacked by {STEPS} steps of projected gradient ascent within "
-        f"{config['epsilon']:g}"
+        f"each batch attacked by {config['attack_steps']} steps of projected gradient ascent "
+        f"within {config['epsilon']:g}"
     ),
     "spectral filter": lambda config: (
         "the highest scores of Spectral Signatures removed (released percentile), "
