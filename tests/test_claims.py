@@ -6,14 +6,13 @@ import pytest
 
 from poisonkit.claims import EXHIBITS
 from poisonkit.claims.spectral_signatures import (
-    TABLE_1,
-    TABLE_2,
     judge_lemma,
     judge_poisons_left,
     judge_removal,
     judge_spectrum,
     singular_growth,
 )
+from poisonkit.claims.spectral_signatures_reported import TABLE_1, TABLE_2
 from poisonkit.statistics import wilson
 
 OURS = {exhibit.exhibit: exhibit for exhibit in EXHIBITS if exhibit.paper == "Spectral Signatures"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from poisonkit.attacks import metapoison, polytope
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
-from poisonkit.experiments.metapoison import mechanism, variations
+from poisonkit.experiments.metapoison import mechanism, switches, variations
 from poisonkit.experiments.metapoison.mechanism import distances_by_layer, pull, weight_path
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.steps import Poisons, crafted
@@ -655,11 +655,11 @@ def test_classes_that_are_not_given_are_drawn_once_for_all_targets(laboratory):
 
 def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
     experiment = EXPERIMENTS["metapoison/switches"]
-    config = experiment.configure(switches=tuple(variations.SWITCHES))
+    config = experiment.configure(switches=tuple(switches.SWITCHES))
     plain = as_json(config)
     found = {}
     for unit in experiment.units(config):
-        own = as_json(variations._switched(config, unit))
+        own = as_json(switches._switched(config, unit))
         found[unit["switch"]] = {
             key: value
             for key, value in own["procedure"].items()
@@ -689,7 +689,7 @@ def test_off_the_papers_scale_no_switch_is_what_the_profile_does_anyway(profile,
     config = experiment.configure(profile=profile)
     procedures = {}
     for unit in experiment.units(config):
-        procedure = as_json(variations._switched(config, unit))["procedure"]
+        procedure = as_json(switches._switched(config, unit))["procedure"]
         if procedure["unroll"] == 1:
             procedure["losses"] = "last"  # it is all there is
         procedures[unit["switch"]] = json.dumps(procedure)

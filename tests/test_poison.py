@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from poisonkit.bounds import Bound
 from poisonkit.errors import DataError, PoisonError, PoisonkitError
-from poisonkit.poison import MANIFEST, Bound, Poison, load_poison
+from poisonkit.poison import MANIFEST, Poison, load_poison
 
 ROWS = torch.tensor([4, 11, 30])
 

@@ -3,7 +3,7 @@
 import pytest
 
 from poisonkit.claims import EXHIBITS
-from poisonkit.claims.spectral_signatures import (
+from poisonkit.claims.spectral_signatures_reported import (
     CLEAN_ACCURACY,
     PAPER_CAPTURED,
     TABLE_1,

@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 
 from poisonkit.claims import EXHIBITS
-from poisonkit.claims.spectral_signatures import (
-    TABLE_2,
-    judge_backdoor,
-    judge_removal,
-    judge_separation,
-)
+from poisonkit.claims.spectral_signatures import judge_backdoor, judge_removal, judge_separation
+from poisonkit.claims.spectral_signatures_reported import TABLE_2
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json

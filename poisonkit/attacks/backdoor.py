@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from poisonkit.bounds import Bound
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
-from poisonkit.poison import Bound, Poison
+from poisonkit.poison import Poison
 
 #: Row and column offsets of each shape's pixels from its position. A ``pixel`` is
 #: one pixel, an ``X`` has its centre and the four diagonal neighbours, an ``L``

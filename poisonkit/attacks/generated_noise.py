@@ -9,11 +9,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import add_noise
+from poisonkit.bounds import levels, round_within
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
 from poisonkit.models.generators import GENERATORS, NoiseGenerator
-from poisonkit.poison import Poison, clean_label_poison, levels, round_within
+from poisonkit.poison import Poison, clean_label_poison
 
 FORMAT = 1
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import Objective, target_losses, target_slope
+from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
-from poisonkit.poison import check_epsilon
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating, tapped
-from poisonkit.poison import check_epsilon
 from poisonkit.simplex import convex_coefficients, solve
 
 OBJECTIVES = ("polytope", "collision", "bullseye")

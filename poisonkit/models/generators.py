@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
-from poisonkit.poison import check_epsilon
 
 
 def _down(

@@ -4,7 +4,8 @@ from poisonkit.experiments.metapoison.crafting import CRAFTING, VICTIMS
 from poisonkit.experiments.metapoison.limits import LIMITS, TARGETS
 from poisonkit.experiments.metapoison.mechanism import MECHANISM
 from poisonkit.experiments.metapoison.setting import MetaConfig
-from poisonkit.experiments.metapoison.variations import BUDGET, SCENARIO, SWITCHING, TRAINING
+from poisonkit.experiments.metapoison.switches import SWITCHING
+from poisonkit.experiments.metapoison.variations import BUDGET, SCENARIO, TRAINING
 
 ALL = (CRAFTING, VICTIMS, BUDGET, TRAINING, SCENARIO, MECHANISM, LIMITS, TARGETS, SWITCHING)
 

@@ -1,4 +1,4 @@
-"""Figures 5 and 6c, and what released code does otherwise: one thing changed at a time."""
+"""Figures 5 and 6c: one thing changed at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from poisonkit.store import Json
 Chosen = Callable[[Any, Json], MetaConfig]
 
 
-def _experiment(
+def one_at_a_time(
     key: str,
     chosen: Chosen,
     *,
@@ -89,7 +89,7 @@ def _of_budget(config: BudgetConfig, unit: Json) -> MetaConfig:
     return replace(config, poisons=unit["budget"])
 
 
-BUDGET = _experiment(
+BUDGET = one_at_a_time(
     "budget",
     _of_budget,
     name="budget",
@@ -167,7 +167,7 @@ def _trained_otherwise(config: TrainingConfig, unit: Json) -> MetaConfig:
     return found
 
 
-TRAINING = _experiment(
+TRAINING = one_at_a_time(
     "change",
     _trained_otherwise,
     name="training",
@@ -216,7 +216,7 @@ def _in_scenario(config: ScenarioConfig, unit: Json) -> MetaConfig:
     )
 
 
-SCENARIO = _experiment(
+SCENARIO = one_at_a_time(
     "scenario",
     _in_scenario,
     name="scenarios",
@@ -224,86 +224,4 @@ SCENARIO = _experiment(
     config=ScenarioConfig,
     units=_scenario_units,
     profiles=profiles_of(quick={"several": 2}, small={"pairs": 3, "several": 2}),
-)
-
-
-# Switches -----------------------------------------------------------------------------------
-
-#: What each switch changes of the paper's setting; the three after it are the released code's.
-SWITCHES: Mapping[str, Mapping[str, object]] = {
-    "paper": {},
-    "margin loss": {"procedure.objective": "margin"},
-    "loss of all unrolled steps": {"procedure.losses": "all"},
-    "smaller change, and of colours": {
-        "procedure.epsilon": 8 / 255,
-        "procedure.colour": 0.04,
-        "procedure.smoothness": 8.0,
-    },
-    "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
-    "surrogates trained on clean images": {"procedure.trajectory": "clean"},
-    "one unrolled step": {"procedure.unroll": 1},
-    "two unrolled steps": {"procedure.unroll": 2},
-    "sign of the gradient": {"procedure.optimizer": "sign"},
-}
-
-
-def _without(*names: str) -> tuple[str, ...]:
-    return tuple(name for name in SWITCHES if name not in names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaSwitchesConfig(MetaConfig):
-    """As :class:`MetaConfig`, with the switches to try.
-
-    Attributes
-    ----------
-    switches : keys of :data:`SWITCHES`.
-    """
-
-    switches: tuple[str, ...] = _without("surrogates trained on clean images", "two unrolled steps")
-
-
-def _switch_units(config: MetaSwitchesConfig) -> list[Json]:
-    refuse_repeats(switches=config.switches)
-    for name in config.switches:
-        if name not in SWITCHES:
-            raise unknown("switch", name, SWITCHES)
-    return [run for name in config.switches for run in runs(config, switch=name)]
-
-
-def _switched(config: MetaSwitchesConfig, unit: Json) -> MetaConfig:
-    found = with_options(config, SWITCHES[unit["switch"]])
-    assert isinstance(found, MetaConfig)
-    return found
-
-
-SWITCHING = _experiment(
-    "switch",
-    _switched,
-    name="switches",
-    summary="what each difference between the paper and the released code changes",
-    config=MetaSwitchesConfig,
-    units=_switch_units,
-    profiles=profiles_of(
-        paper={"pairs": 2},
-        quick={
-            "pairs": 1,
-            # Digits have no colours; the others are what the profile does anyway, with one
-            # unrolled step alone.
-            "switches": _without(
-                "loss of all unrolled steps",
-                "smaller change, and of colours",
-                "surrogates trained on poisons",
-                "one unrolled step",
-            ),
-        },
-        small={
-            "pairs": 2,
-            "switches": _without(
-                "loss of all unrolled steps",
-                "surrogates trained on clean images",
-                "one unrolled step",
-            ),
-        },
-    ),
 )

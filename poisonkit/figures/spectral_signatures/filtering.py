@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from poisonkit.claims.spectral_signatures import CLEAN_ACCURACY, TABLE_2, TABLE_3
+from poisonkit.claims.spectral_signatures_reported import CLEAN_ACCURACY, TABLE_2, TABLE_3
 from poisonkit.figures.common import plain
 from poisonkit.plots import COLOURS, panels
 from poisonkit.store import Json, Record

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.attacks.backdoor import PATTERNS, Trigger
-from poisonkit.claims.spectral_signatures import TABLE_1, VIEWS
+from poisonkit.claims.spectral_signatures import VIEWS
+from poisonkit.claims.spectral_signatures_reported import TABLE_1
 from poisonkit.figures.common import plain
 from poisonkit.plots import Slider, panels, show_images, slider, two_histograms
 from poisonkit.store import Json, Record

@@ -1,0 +1,90 @@
+"""Each place where paper and released code differ, switched by itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from poisonkit.errors import unknown
+from poisonkit.experiments.metapoison.setting import MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.variations import one_at_a_time
+from poisonkit.experiments.metapoison.victims import runs
+from poisonkit.experiments.settings import refuse_repeats, with_options
+from poisonkit.store import Json
+
+#: What each switch changes of the paper's setting; the three after it are the released code's.
+SWITCHES: Mapping[str, Mapping[str, object]] = {
+    "paper": {},
+    "margin loss": {"procedure.objective": "margin"},
+    "loss of all unrolled steps": {"procedure.losses": "all"},
+    "smaller change, and of colours": {
+        "procedure.epsilon": 8 / 255,
+        "procedure.colour": 0.04,
+        "procedure.smoothness": 8.0,
+    },
+    "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
+    "surrogates trained on clean images": {"procedure.trajectory": "clean"},
+    "one unrolled step": {"procedure.unroll": 1},
+    "two unrolled steps": {"procedure.unroll": 2},
+    "sign of the gradient": {"procedure.optimizer": "sign"},
+}
+
+
+def _without(*names: str) -> tuple[str, ...]:
+    return tuple(name for name in SWITCHES if name not in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaSwitchesConfig(MetaConfig):
+    """As :class:`MetaConfig`, with the switches to try.
+
+    Attributes
+    ----------
+    switches : keys of :data:`SWITCHES`.
+    """
+
+    switches: tuple[str, ...] = _without("surrogates trained on clean images", "two unrolled steps")
+
+
+def _switch_units(config: MetaSwitchesConfig) -> list[Json]:
+    refuse_repeats(switches=config.switches)
+    for name in config.switches:
+        if name not in SWITCHES:
+            raise unknown("switch", name, SWITCHES)
+    return [run for name in config.switches for run in runs(config, switch=name)]
+
+
+def _switched(config: MetaSwitchesConfig, unit: Json) -> MetaConfig:
+    found = with_options(config, SWITCHES[unit["switch"]])
+    assert isinstance(found, MetaConfig)
+    return found
+
+
+SWITCHING = one_at_a_time(
+    "switch",
+    _switched,
+    name="switches",
+    summary="what each difference between the paper and the released code changes",
+    config=MetaSwitchesConfig,
+    units=_switch_units,
+    profiles=profiles_of(
+        paper={"pairs": 2},
+        quick={
+            "pairs": 1,
+            # Digits have no colours; the others are what the profile does anyway, with one
+            # unrolled step alone.
+            "switches": _without(
+                "loss of all unrolled steps",
+                "smaller change, and of colours",
+                "surrogates trained on poisons",
+                "one unrolled step",
+            ),
+        },
+        small={
+            "pairs": 2,
+            "switches": _without(
+                "loss of all unrolled steps",
+                "surrogates trained on clean images",
+                "one unrolled step",
+            ),
+        },
+    ),
+)
