@@ -13,6 +13,8 @@ from poisonkit.experiments import networks
 from poisonkit.images import ImageSet
 from poisonkit.store import Store
 
+pytest.register_assert_rewrite("metapoison_laboratory", "convex_polytope_laboratory")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
@@ -34,6 +36,12 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(frozen=tmp_path / "results", cache=tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a cache of each chapter's experiments, which all of their tests share."""
+    return tmp_path_factory.mktemp("caches")
 
 
 @pytest.fixture
