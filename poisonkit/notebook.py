@@ -119,7 +119,10 @@ def run(
 
 @contextlib.contextmanager
 def kernel_settings() -> Iterator[dict[str, Any]]:
-    """Give kernels inline figures, no progress bars, and a transport only this user can reach."""
+    """Give kernels inline figures, no progress bars, and a transport only this user can reach.
+
+    What they log themselves is left out: it reports the interrupt that each is sent at its end.
+    """
     environment = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",  # a bar's last state is noise on a page
@@ -128,16 +131,15 @@ def kernel_settings() -> Iterator[dict[str, Any]]:
     for variable in ("POISONKIT_DATA", "POISONKIT_CACHE"):
         if folder := os.environ.get(variable):  # maybe relative, and kernels start elsewhere
             environment[variable] = str(Path(folder).expanduser().resolve())
-    settings: dict[str, Any] = {}
+    options: dict[str, Any] = {"NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]}}
     before = os.environ.copy()
     with tempfile.TemporaryDirectory(prefix="pk") as sockets:
         # A socket's path must stay below about 100 characters; where it would not, TCP still works.
         if os.name == "posix" and len(sockets) < 80:
-            transport = {"transport": "ipc", "ip": f"{sockets}/k"}
-            settings["config"] = load("traitlets.config").Config({"KernelManager": transport})
+            options["KernelManager"] = {"transport": "ipc", "ip": f"{sockets}/k"}
         os.environ.update(environment)
         try:
-            yield settings
+            yield {"config": load("traitlets.config").Config(options)}
         finally:
             os.environ.clear()
             os.environ.update(before)

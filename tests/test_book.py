@@ -151,6 +151,17 @@ def test_notebooks_run_in_their_own_folder_with_inline_figures_and_no_warnings(
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_a_kernel_logs_about_its_own_end_is_not_told(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a busy machine the interrupt that comes before the end reaches it while it still works."""
+    code = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.'); print('done')"
+    write_notebook(root / "notebooks/second/only.ipynb", code)
+    (path,) = book.execute(root, tmp_path, chapters=["second"], parameters={}, progress=False)
+    assert printed(path) == "done\n"
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_progress_bar_ends_at_its_total(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
