@@ -119,10 +119,7 @@ def run(
 
 @contextlib.contextmanager
 def kernel_settings() -> Iterator[dict[str, Any]]:
-    """Give kernels inline figures, no progress bars, and a transport only this user can reach.
-
-    What they log themselves is left out: it reports the interrupt that each is sent at its end.
-    """
+    """Give kernels inline figures, no progress bars, and a transport only this user can reach."""
     environment = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",  # a bar's last state is noise on a page
@@ -131,7 +128,8 @@ def kernel_settings() -> Iterator[dict[str, Any]]:
     for variable in ("POISONKIT_DATA", "POISONKIT_CACHE"):
         if folder := os.environ.get(variable):  # maybe relative, and kernels start elsewhere
             environment[variable] = str(Path(folder).expanduser().resolve())
-    options: dict[str, Any] = {"NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]}}
+    manager = load("poisonkit.kernels").UninterruptedKernelManager
+    options: dict[str, Any] = {"NotebookClient": {"kernel_manager_class": manager}}
     before = os.environ.copy()
     with tempfile.TemporaryDirectory(prefix="pk") as sockets:
         # A socket's path must stay below about 100 characters; where it would not, TCP still works.
