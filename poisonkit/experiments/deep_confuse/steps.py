@@ -28,7 +28,7 @@ from poisonkit.store import Json
 from poisonkit.training import fit
 
 #: Raised when the same setting would give another generator; learned ones are then not reused.
-VERSION = 2
+VERSION = 3
 #: Name of the last hidden layer of each network.
 LAST_HIDDEN = {
     "two_layer_cnn": "hidden",
