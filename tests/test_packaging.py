@@ -1,7 +1,10 @@
 """The lists of what is needed agree: pyproject.toml, environment.yml and constraints.txt."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,32 @@ def test_the_conda_environment_has_the_floors_of_the_package() -> None:
     assert found.pop("pip") == SpecifierSet()
     assert found == floors([*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["lab"]])
     assert options == ["--editable ."]  # Binder runs the notebooks of the same commit
+
+
+def imported() -> set[str]:
+    """Return the top-level modules that the package imports anywhere, its own left out."""
+    found: set[str] = set()
+    for path in (CHECKOUT / "poisonkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"poisonkit"}
+
+
+def test_everything_that_the_package_imports_is_a_requirement_by_name() -> None:
+    extras = (*EXTRAS["book"], *EXTRAS["cluster"])
+    required = set(floors([*PROJECT["dependencies"], *extras]))
+    brought_by = packages_distributions()
+    # What is not installed here is called like its module.
+    distributions = {name: brought_by.get(name, [name]) for name in imported()}
+    assert {"torch", "jupyter_client", "PIL"} <= set(distributions)
+    assert not {
+        name: found
+        for name, found in distributions.items()
+        if not required & {canonicalize_name(one) for one in found}
+    }
 
 
 def test_no_requirement_is_without_a_floor() -> None:
