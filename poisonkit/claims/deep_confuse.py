@@ -256,7 +256,8 @@ def _for_data(dataset: str) -> list[Exhibit]:
             exhibit=f"Figure 3: {name}",
             claim="a network trained on perturbed images separates them, and not the clean ones",
             quantity="clean test images that have the most frequent class of their ten nearest "
-            "neighbours (the first of several), in the plane of the perturbed training images' two principal components",
+            "neighbours (the first of several), in the plane of the perturbed training images' "
+            "two principal components",
             rule="this share, and that of images nearest to the mean of their class among "
             "the training images, each less that of guessing: reproduced if for test images "
             "both are at most a fifth of what they are for training images; partly if at most "
