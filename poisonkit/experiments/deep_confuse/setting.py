@@ -167,8 +167,6 @@ SMALL: Mapping[str, Mapping[str, object]] = {
         "generator": "autoencoder",
         "model": "two_layer_cnn_bn",
         "learning_images_per_class": 960,
-        # Half as many leave held-out images twice as often right.
-        "procedure.trials": 120,
         "surrogate_width": 10,
         "recipe.batch_size": 64,
         "recipe.epochs": 6,
