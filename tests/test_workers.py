@@ -1,13 +1,16 @@
 """Worker processes compute what they are given, and do not outlive who gave it to them."""
 
 import os
+import pickle
 import subprocess
 import sys
 import time
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 
+from poisonkit.experiments import EXPERIMENTS
 from poisonkit.workers import process_pool
 
 SCRIPT = """
@@ -31,6 +34,15 @@ def test_a_pool_computes_in_processes_of_its_own() -> None:
         process = pool.submit(os.getpid).result()
     assert found == [1, 2, 3]
     assert process != os.getpid()
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_experiment_can_be_handed_to_a_worker(name: str) -> None:
+    """`--workers 2` sends it there, and what a worker cannot be sent it would refuse midway."""
+    experiment = EXPERIMENTS[name]
+    received = pickle.loads(ForkingPickler.dumps(experiment))
+    assert received.name == name
+    assert received.units(experiment.configure(profile="quick"))
 
 
 def running(process: int) -> bool:

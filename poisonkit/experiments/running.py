@@ -27,6 +27,9 @@ CHECKSUM = "_checksum"
 class Experiment:
     """One family of exhibits.
 
+    Its functions go to worker processes by name, so they are those of a module, or
+    :func:`functools.partial` of such.
+
     Attributes
     ----------
     name : ``paper/family``.

@@ -58,6 +58,10 @@ def _resolved(config: SwitchesConfig, unit: Json) -> SwitchesConfig:
     return found
 
 
+def _check(config: SwitchesConfig, unit: Json, context: Context) -> object:
+    return begin(_resolved(config, unit), context)
+
+
 def _trial(config: SwitchesConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
     """Craft in one way, and attack every victim."""
     own = _resolved(config, unit)
@@ -112,6 +116,6 @@ SWITCHING = Experiment(
     variants={"paper": {}},
     units=_units,
     trial=_trial,
-    check=lambda config, unit, context: begin(_resolved(config, unit), context),
+    check=_check,
     summarise=_summary,
 )

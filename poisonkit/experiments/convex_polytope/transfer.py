@@ -155,6 +155,10 @@ def _overlap_units(config: OverlapConfig) -> list[Json]:
     ]
 
 
+def _overlap_check(config: OverlapConfig, unit: Json, context: Context) -> object:
+    return begin(config, context)
+
+
 def _overlap_trial(
     config: OverlapConfig, unit: Json, context: Context
 ) -> tuple[Json, dict[str, Tensor]]:
@@ -203,6 +207,6 @@ OVERLAP = Experiment(
     variants={"paper": {}, "released": {}},
     units=_overlap_units,
     trial=_overlap_trial,
-    check=lambda config, unit, context: begin(config, context),
+    check=_overlap_check,
     summarise=_overlap_summary,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -37,20 +38,6 @@ def one_at_a_time(
     victims_only : whether the poisons are crafted as if nothing were changed.
     """
 
-    def check(config: Any, unit: Json, context: Context) -> object:
-        return begin(chosen(config, unit), unit["pair"], context)
-
-    def trial(config: Any, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
-        attacker = config if victims_only else None
-        return attack(chosen(config, unit), unit, context, attacker=attacker)
-
-    def summarise(config: Any, trials: Sequence[Json]) -> Json:
-        return {
-            "rows": rows_by(trials, key),
-            "by_pair": rows_by(trials, key, "pair"),
-            "training_images": trials[0]["training_images"],
-        }
-
     return Experiment(
         name=f"metapoison/{name}",
         summary=summary,
@@ -59,10 +46,29 @@ def one_at_a_time(
         profiles=profiles,
         variants=VARIANTS,
         units=units,
-        trial=trial,
-        check=check,
-        summarise=summarise,
+        trial=partial(_trial, chosen, victims_only),
+        check=partial(_check, chosen),
+        summarise=partial(_summarise, key),
     )
+
+
+def _check(chosen: Chosen, config: Any, unit: Json, context: Context) -> object:
+    return begin(chosen(config, unit), unit["pair"], context)
+
+
+def _trial(
+    chosen: Chosen, victims_only: bool, config: Any, unit: Json, context: Context
+) -> tuple[Json, dict[str, Tensor]]:
+    attacker = config if victims_only else None
+    return attack(chosen(config, unit), unit, context, attacker=attacker)
+
+
+def _summarise(key: str, config: Any, trials: Sequence[Json]) -> Json:
+    return {
+        "rows": rows_by(trials, key),
+        "by_pair": rows_by(trials, key, "pair"),
+        "training_images": trials[0]["training_images"],
+    }
 
 
 # Figure 5a ----------------------------------------------------------------------------------
