@@ -23,7 +23,7 @@ book: $(INSTALLED)  ## run every notebook at PROFILE (quick) and build _build/ht
 	@$(BIN)/poisonkit reproduce --profile $(PROFILE) $(if $(filter quick,$(PROFILE)),--fresh) --build
 
 test: $(INSTALLED)  ## run the tests; those that need a GPU or the papers' data skip themselves
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadgroup $(PYTEST_ARGUMENTS)
 
 lint: $(INSTALLED)  ## check style, formatting and types
 	@$(BIN)/ruff check .

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from poisonkit import notebook as notebook_file
 from poisonkit.notebook import BookError, BookFailure, check_names, declared_parameters, load
+from poisonkit.workers import process_pool, threads_of
 
 __all__ = [
     "BookError",
@@ -84,12 +87,14 @@ def execute(
     *,
     chapters: Sequence[str] = (),
     parameters: Mapping[str, object],
+    workers: int = 1,
     progress: bool = True,
 ) -> list[Path]:
-    """Run the notebooks one after the other, each in its own folder of the checkout.
+    """Run the notebooks, each in its own folder of the checkout, so many at a time.
 
     Each notebook gets those of the `parameters` that it declares. Every name must be declared
     somewhere, but for ``profile`` and ``interactive``, which the command line always gives.
+    After a failure those that run come to their end, and no others begin.
 
     Returns
     -------
@@ -100,25 +105,59 @@ def execute(
     known = set().union(*declared.values())
     check_names(parameters, known | COMMON_PARAMETERS, where="the choice of notebooks")
     cells = {path: notebook_file.code_cells(path) for path in chosen}
-    executed = []
     bar = tqdm(
         total=sum(cells.values()),
         disable=not progress,
         dynamic_ncols=True,
         bar_format="{l_bar}{bar}| cell {n_fmt} of {total_fmt}, {elapsed}",
     )
-    with bar, notebook_file.kernel_settings() as settings:
-        for path in chosen:
-            name = path.relative_to(root)
-            bar.set_description(name.with_suffix("").as_posix().removeprefix("notebooks/"))
-            values = {key: parameters[key] for key in parameters if key in declared[path]}
-            end = bar.n + cells[path]
-            settings["on_cell_executed"] = lambda end=end, **_: bar.update(int(bar.n < end))
-            target = destination / name
-            notebook_file.run(path, target, name=str(name), values=values, **settings)
-            executed.append(target)
-            bar.update(end - bar.n)
-    return executed
+
+    def job(path: Path) -> _Job:
+        values = {key: parameters[key] for key in parameters if key in declared[path]}
+        return _Job(path, path.relative_to(root), destination, values, threads_of(workers))
+
+    with bar:
+        if workers == 1:
+            for path in chosen:
+                bar.set_description(_title(path, root))
+                end = bar.n + cells[path]
+                _run(job(path), on_cell_executed=lambda end=end, **_: bar.update(int(bar.n < end)))
+                bar.update(end - bar.n)
+        else:
+            with process_pool(workers) as pool:
+                pending = {pool.submit(_run, job(path)): path for path in chosen}
+                try:
+                    for done in as_completed(pending):
+                        done.result()
+                        bar.set_description(_title(pending[done], root))
+                        bar.update(cells[pending[done]])
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+    return [destination / path.relative_to(root) for path in chosen]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A notebook to run: where it is, its name, where it goes, its parameters, its threads."""
+
+    path: Path
+    name: Path
+    destination: Path
+    values: Mapping[str, object]
+    threads: int | None
+
+
+def _run(job: _Job, **options: Any) -> None:
+    with notebook_file.kernel_settings(threads=job.threads) as settings:
+        target = job.destination / job.name
+        notebook_file.run(
+            job.path, target, name=str(job.name), values=job.values, **settings, **options
+        )
+
+
+def _title(path: Path, root: Path) -> str:
+    return path.relative_to(root / "notebooks").with_suffix("").as_posix()
 
 
 def build(
@@ -126,6 +165,7 @@ def build(
     *,
     chapters: Sequence[str] = (),
     parameters: Mapping[str, object],
+    workers: int = 1,
     progress: bool = True,
     log: Callable[[str], object] = print,
 ) -> Path:
@@ -139,7 +179,9 @@ def build(
     """
     source = root / "_build" / "src"
     _stage_pages(root, source, keep_executed=bool(chapters))
-    executed = execute(root, source, chapters=chapters, parameters=parameters, progress=progress)
+    executed = execute(
+        root, source, chapters=chapters, parameters=parameters, workers=workers, progress=progress
+    )
     for path in notebooks(root):
         _stage_if_not_run(path, source / path.relative_to(root))
     # Rendering with execution off would take a notebook that ended in an error for a good one.

@@ -15,7 +15,7 @@ import typer
 from poisonkit import __version__
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.notebook import BookFailure
-from poisonkit.workers import process_pool
+from poisonkit.workers import process_pool, usable_cores
 
 app = typer.Typer(
     add_completion=False,
@@ -129,6 +129,12 @@ def reproduce(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute anew, without the cache of earlier runs.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Notebooks run at a time (default: at quick one a core, up to 4; else 1)."
+        ),
+    ] = None,
 ) -> None:
     """Execute the notebooks of some chapters at a profile; with --build, render the book."""
     from poisonkit import book
@@ -137,16 +143,21 @@ def reproduce(
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     start = time.perf_counter()
+    if workers is None:
+        # Each holds up to a GiB; at the other scales they would share one GPU, and more memory.
+        workers = min(usable_cores(), 4) if profile == "quick" else 1
     root = book.find_root()
     parameters = {"profile": profile, "interactive": False}
     cache = tempfile.TemporaryDirectory(prefix="poisonkit-") if fresh else nullcontext()
     with cache as folder:
         book.use_cache(folder)
         if build:
-            done = book.build(root, chapters=chapters or (), parameters=parameters)
+            done = book.build(root, chapters=chapters or (), parameters=parameters, workers=workers)
         else:
             done = root / "_build" / "executed" / profile
-            book.execute(root, done, chapters=chapters or (), parameters=parameters)
+            book.execute(
+                root, done, chapters=chapters or (), parameters=parameters, workers=workers
+            )
     print(f"{done}\n{(time.perf_counter() - start) / 60:.1f} minutes")
 
 

@@ -118,13 +118,20 @@ def run(
 
 
 @contextlib.contextmanager
-def kernel_settings() -> Iterator[dict[str, Any]]:
-    """Give kernels inline figures, no progress bars, and a transport only this user can reach."""
+def kernel_settings(*, threads: int | None = None) -> Iterator[dict[str, Any]]:
+    """Give kernels inline figures, no progress bars, and a transport only this user can reach.
+
+    Parameters
+    ----------
+    threads : that torch computes with in a kernel; None leaves it to torch.
+    """
     environment = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",  # a bar's last state is noise on a page
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     for variable in ("POISONKIT_DATA", "POISONKIT_CACHE"):
         if folder := os.environ.get(variable):  # maybe relative, and kernels start elsewhere
             environment[variable] = str(Path(folder).expanduser().resolve())

@@ -6,6 +6,23 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads_of(workers: int) -> int | None:
+    """Return the threads that each of so many workers should compute with.
+
+    One worker may do as it likes, as may all of them if ``OMP_NUM_THREADS`` says how many.
+    """
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, usable_cores() // workers)
+
+
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Return an executor of so many processes, each with a Python of its own.
 

@@ -13,7 +13,7 @@ pytest.importorskip("papermill")
 import fixture_book  # noqa: E402
 from jupyter_client.provisioning import LocalProvisioner  # noqa: E402
 
-from poisonkit import book, notebook  # noqa: E402
+from poisonkit import book, notebook, workers  # noqa: E402
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -115,6 +115,41 @@ def test_writing_values_leaves_the_rest_of_the_source_alone() -> None:
     source = 'α = "é"; share = 0.1  # é\nlayers = [\n    "a",\n]\nkept = (1 +\n        2)\n'
     written = notebook.write_values(source, {"share": None, "layers": ["b", "c"]})
     assert written == "α = \"é\"; share = None  # é\nlayers = ['b', 'c']\nkept = (1 +\n        2)\n"
+
+
+MEETING = """
+import os, pathlib, time
+place = pathlib.Path({place!r})
+(place / {own!r}).touch()
+limit = time.monotonic() + 120
+while not (place / {other!r}).exists() and time.monotonic() < limit:
+    time.sleep(0.05)
+print((place / {other!r}).exists(), os.environ.get("OMP_NUM_THREADS"))
+"""
+
+
+def test_two_notebooks_run_at_a_time_and_share_the_cores(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 6)
+    for name, other in (("later", "earlier"), ("earlier", "later")):
+        code = MEETING.format(place=str(tmp_path), own=name, other=other)
+        write_notebook(root / f"notebooks/first/{name}.ipynb", code)
+    out = tmp_path / "out"
+    executed = book.execute(root, out, chapters=["first"], parameters={}, workers=2, progress=False)
+    assert names(executed) == ["later", "earlier"]
+    assert [printed(path) for path in executed] == ["True 3\n"] * 2
+
+
+def test_a_failure_beside_another_notebook_stops_with_its_name(root: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        write_notebook(root / f"notebooks/third/{number}.ipynb", "print('done')")
+    write_notebook(root / "notebooks/first/later.ipynb", "1 / 0")
+    with pytest.raises(book.BookFailure, match=r"later.ipynb failed: ZeroDivisionError"):
+        book.execute(root, tmp_path, parameters={}, workers=2, progress=False)
+    assert (tmp_path / "notebooks/first/earlier.ipynb").exists()
+    assert not (tmp_path / "notebooks/summary.ipynb").exists()
 
 
 def test_a_failed_notebook_stops_with_its_name_and_last_error(root: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from poisonkit.experiments import EXPERIMENTS
-from poisonkit.workers import process_pool
+from poisonkit.workers import process_pool, threads_of, usable_cores
 
 SCRIPT = """
 import os, sys, time
@@ -40,6 +40,16 @@ def test_every_experiment_can_be_handed_to_a_worker() -> None:
     with process_pool(1) as pool:
         received = list(pool.map(attrgetter("name"), EXPERIMENTS.values()))
     assert received == list(EXPERIMENTS)
+
+
+def test_workers_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = usable_cores()
+    assert threads_of(1) is None
+    assert threads_of(cores + 1) == 1
+    assert all(workers * (threads_of(workers) or 0) <= cores for workers in range(2, cores + 1))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_of(2) is None
 
 
 def running(process: int) -> bool:
