@@ -1,5 +1,6 @@
 # Needs make and Python 3.11, 3.12 or 3.13. Each target does its own set-up, once, below .venv.
 #   make book PROFILE=small        another scale          make book PYTHON=python3.12   another Python
+#   make book WORKERS=1            one notebook at a time (default at quick: one a core, at most 4)
 
 PROFILE ?= quick
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
@@ -11,6 +12,9 @@ INSTALLED := .venv/installed
 LAB_INSTALLED := .venv/installed-lab
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests that share what they make stay in one process.
+PYTEST_PROCESSES := --numprocesses auto --maxprocesses 4 --dist loadgroup
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help book test lint lab clean
@@ -20,10 +24,11 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 book: $(INSTALLED)  ## run every notebook at PROFILE (quick) and build _build/html/index.html
-	@$(BIN)/poisonkit reproduce --profile $(PROFILE) $(if $(filter quick,$(PROFILE)),--fresh) --build
+	@$(BIN)/poisonkit reproduce --profile $(PROFILE) $(if $(filter quick,$(PROFILE)),--fresh) --build \
+		$(if $(WORKERS),--workers $(WORKERS))
 
 test: $(INSTALLED)  ## run the tests; those that need a GPU or the papers' data skip themselves
-	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadgroup $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest -q $(PYTEST_PROCESSES) $(PYTEST_ARGUMENTS)
 
 lint: $(INSTALLED)  ## check style, formatting and types
 	@$(BIN)/ruff check .

@@ -127,9 +127,9 @@ def execute(
             with process_pool(workers) as pool:
                 pending = {pool.submit(_run, job(path)): path for path in chosen}
                 try:
-                    for done in as_completed(pending):
+                    for number, done in enumerate(as_completed(pending), start=1):
                         done.result()
-                        bar.set_description(_title(pending[done], root))
+                        bar.set_description(f"{number} of {len(chosen)} notebooks")
                         bar.update(cells[pending[done]])
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
