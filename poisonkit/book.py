@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from poisonkit import notebook as notebook_file
 from poisonkit.notebook import BookError, BookFailure, check_names, declared_parameters, load
-from poisonkit.workers import process_pool, threads_of
+from poisonkit.workers import ending_pool, threads_of
 
 __all__ = [
     "BookError",
@@ -94,7 +94,7 @@ def execute(
 
     Each notebook gets those of the `parameters` that it declares. Every name must be declared
     somewhere, but for ``profile`` and ``interactive``, which the command line always gives.
-    After a failure those that run come to their end, and no others begin.
+    A failure ends those that run beside it, too.
 
     Returns
     -------
@@ -124,16 +124,12 @@ def execute(
                 _run(job(path), on_cell_executed=lambda end=end, **_: bar.update(int(bar.n < end)))
                 bar.update(end - bar.n)
         else:
-            with process_pool(workers) as pool:
+            with ending_pool(workers) as pool:
                 pending = {pool.submit(_run, job(path)): path for path in chosen}
-                try:
-                    for number, done in enumerate(as_completed(pending), start=1):
-                        done.result()
-                        bar.set_description(f"{number} of {len(chosen)} notebooks")
-                        bar.update(cells[pending[done]])
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+                for number, done in enumerate(as_completed(pending), start=1):
+                    done.result()
+                    bar.set_description(f"{number} of {len(chosen)} notebooks")
+                    bar.update(cells[pending[done]])
     return [destination / path.relative_to(root) for path in chosen]
 
 

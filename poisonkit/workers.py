@@ -2,8 +2,10 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
 
 
 def usable_cores() -> int:
@@ -34,6 +36,22 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_end_with_the_parent
     )
+
+
+@contextmanager
+def ending_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool whose workers end at once when an error, or Ctrl-C, leaves the context.
+
+    The standard library would first let them finish what they are at.
+    """
+    others = set(active_children())
+    with process_pool(workers) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
 
 
 def _end_with_the_parent() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from poisonkit.experiments import EXPERIMENTS
-from poisonkit.workers import process_pool, threads_of, usable_cores
+from poisonkit.workers import ending_pool, process_pool, threads_of, usable_cores
 
 SCRIPT = """
 import os, sys, time
@@ -50,6 +50,29 @@ def test_workers_share_the_cores_unless_told_otherwise(monkeypatch: pytest.Monke
     assert all(workers * (threads_of(workers) or 0) <= cores for workers in range(2, cores + 1))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads_of(2) is None
+
+
+def test_an_error_ends_the_work_beside_it(tmp_path: Path) -> None:
+    started, done = tmp_path / "started", tmp_path / "done"
+
+    def fail_beside_it() -> None:
+        with ending_pool(2) as pool:
+            pool.submit(work, started, done)
+            limit = time.monotonic() + 60
+            while not started.exists() and time.monotonic() < limit:
+                time.sleep(0.1)
+            pool.submit(divmod, 1, 0).result()
+
+    with pytest.raises(ZeroDivisionError):
+        fail_beside_it()
+    assert started.exists()
+    assert not done.exists()
+
+
+def work(started: Path, done: Path) -> None:
+    started.touch()
+    time.sleep(60)
+    done.touch()
 
 
 def running(process: int) -> bool:
