@@ -45,10 +45,11 @@ class LabelMapConfig(ConfuseConfig):
 
 
 def _map_units(config: LabelMapConfig) -> list[Json]:
+    """One unit for each run and kind; kinds take turns, so that two workers learn one of each."""
     return [
         {**run, "kind": kind}
-        for kind in KINDS
         for run in runs(config)
+        for kind in KINDS
         if kind != "clean" or run["generator"] == config.seed
     ]
 
@@ -107,7 +108,11 @@ LABEL_MAP = Experiment(
     summary="Figure 10: confusion matrices, and the label-specific attack",
     version=1,
     config=LabelMapConfig,
-    profiles=profiles_of("mnist", quick={"repeats": 2, "procedure.trials": 30, "select_every": 10}),
+    profiles=profiles_of(
+        "mnist",
+        quick={"repeats": 2, "procedure.trials": 30, "select_every": 10},
+        small={"generators": 1},
+    ),
     variants=variants_of("mnist"),
     units=_map_units,
     trial=map_trial,
