@@ -35,8 +35,9 @@ from torch.func import functional_call, grad, jvp
 from torch.utils.data import DataLoader, TensorDataset
 
 from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.convolutions import use_asked_derivatives
 from poisonkit.attacks.deep_confuse import Learner, Procedure, add_noise
-from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient
+from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, prepare
 from poisonkit.devices import choose_device, repeatable_kernels
 from poisonkit.images import ImageSet
 from poisonkit.models import create
@@ -109,7 +110,7 @@ def step_and_parts(setting: Setting) -> None:
     learner, fresh = setting.learner(recorded=False), setting.surrogate(seed=1)
     x, y = setting.first_batch()
     surrogate, generator, frozen = setting.surrogate(), setting.generator(), setting.generator()
-    use_batch_statistics(surrogate)
+    prepare(surrogate)
     frozen.eval().requires_grad_(False)
     theta = {name: p.detach().clone() for name, p in surrogate.named_parameters()}
     with torch.no_grad():
@@ -279,6 +280,9 @@ def formulas(setting: Setting, name: str) -> None:
         networks[", BN in closed form"] = surrogate
         ways_of[", BN in closed form"] = {"double backward": double_backward}
     use_batch_statistics(surrogate)
+    asked = copy.deepcopy(surrogate)
+    use_asked_derivatives(asked)
+    networks[", as asked"], ways_of[", as asked"] = asked, {"double backward": double_backward}
     theta = {name: p.detach().clone() for name, p in surrogate.named_parameters()}
     x, y = setting.first_batch()
     with torch.no_grad():

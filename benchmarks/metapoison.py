@@ -33,10 +33,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.convolutions import use_asked_derivatives
 from poisonkit.attacks.look_ahead import Procedure, look_ahead
 from poisonkit.attacks.surrogates import Surrogates
-from poisonkit.attacks.unrolled import Parameters, descend, target_losses, target_slope
-from poisonkit.devices import choose_device, peak_memory_mib
+from poisonkit.attacks.unrolled import (
+    Parameters,
+    descend,
+    prepare,
+    target_losses,
+    target_slope,
+)
+from poisonkit.devices import choose_device, peak_memory_mib, repeatable_kernels
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create
 
@@ -162,7 +169,7 @@ def epoch_and_parts(setting: Setting, rounds: int) -> None:
 def prepared(setting: Setting) -> tuple[nn.Module, Parameters]:
     network = setting.network()
     theta = {name: value.detach().clone() for name, value in network.named_parameters()}
-    use_batch_statistics(network)
+    prepare(network)
     return network, theta
 
 
@@ -220,6 +227,10 @@ def by_forward_over_reverse(
 def formulas(setting: Setting, rounds: int) -> None:
     network, theta = prepared(setting)
     plain = without_averages(setting.network())
+    normalised, asked = setting.network(), setting.network()
+    for own in (normalised, asked):
+        use_batch_statistics(own)
+    use_asked_derivatives(asked)
     for steps in sorted({1, setting.args.unroll}):
         batches = setting.batches(steps + 1)
         found: dict[str, Tensor] = {}
@@ -241,6 +252,8 @@ def formulas(setting: Setting, rounds: int) -> None:
             for name, way, own in (
                 ("double backward", by_double_backward, network),
                 ("double backward, torch's normalisation", by_double_backward, plain),
+                ("double backward, torch's convolution", by_double_backward, normalised),
+                ("double backward, only what is asked for", by_double_backward, asked),
                 ("steps recomputed", by_recomputing, network),
                 ("forward over reverse, torch's normalisation", by_forward_over_reverse, plain),
             )
@@ -350,9 +363,10 @@ def main() -> None:
         return
     print(f"{args.model}, {args.batch} images a batch, {device}, {torch.get_num_threads()} threads")
     memory(args)
-    epoch_and_parts(setting, args.rounds)
-    formulas(setting, args.rounds)
-    several(setting, args.rounds)
+    with repeatable_kernels():
+        epoch_and_parts(setting, args.rounds)
+        formulas(setting, args.rounds)
+        several(setting, args.rounds)
 
 
 if __name__ == "__main__":

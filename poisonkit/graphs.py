@@ -28,6 +28,8 @@ class Recorded:
         self._work = work
         self._runs: Counter[object] = Counter()
         self._graphs: dict[object, _Graph] = {}
+        # One for all: each stream has a workspace of its own in cuBLAS.
+        self._aside: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the step once and return what it returns, in tensors of the caller's own."""
@@ -48,7 +50,8 @@ class Recorded:
 
     def _run_aside(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run on another stream, as CUDA asks of what is recorded later."""
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        here, aside = torch.cuda.current_stream(), self._aside or torch.cuda.Stream()
+        self._aside = aside
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             results = self._work(*inputs)

@@ -246,11 +246,11 @@ def common_label(train: ImageSet, rows: Sequence[int]) -> int:
     for row in rows:
         if not 0 <= row < len(train):
             raise PoisonError(f"row {row} is not one of the {len(train)} training images")
-    labels = {int(train.y[row]) for row in rows}
+    labels = train.y[torch.as_tensor([*rows], dtype=torch.int64, device=train.device)].unique()
     if len(labels) != 1:
-        names = ", ".join(train.class_names[label] for label in sorted(labels))
+        names = ", ".join(train.class_names[label] for label in labels.tolist())
         raise PoisonError(f"the poisons must be of one class, not of {names or 'none'}")
-    return labels.pop()
+    return int(labels)
 
 
 def refuse_known_targets(train: ImageSet, targets: Tensor) -> None:

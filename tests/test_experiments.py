@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from poisonkit import provenance
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
@@ -111,6 +112,11 @@ def test_a_record_says_where_its_numbers_come_from(tiny_removal):
     assert found["threads"] == torch.get_num_threads()
     for name in ("poisonkit", "commit", "device", "created", "seconds", "peak_memory_mib"):
         assert found[name]
+
+
+def test_files_without_their_history_can_be_told_the_commit_they_are_of(monkeypatch):
+    monkeypatch.setenv("POISONKIT_COMMIT", "0123abc")
+    assert provenance.describe.__wrapped__()["commit"] == "0123abc"
 
 
 def test_a_signature_record_holds_six_views_and_images_with_both_predictions(store):

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import pytest
 
-from poisonkit.experiments import EXPERIMENTS
-from poisonkit.explorers import spectral_signatures as explorers
+widgets = pytest.importorskip("ipywidgets")
+
+from poisonkit.experiments import EXPERIMENTS  # noqa: E402
+from poisonkit.explorers import spectral_signatures as explorers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

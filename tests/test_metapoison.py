@@ -371,6 +371,24 @@ def test_a_stopped_crafting_goes_on_to_the_same_poisons(
     )
 
 
+def test_surrogates_that_were_trained_to_their_ages_are_not_trained_to_them_again(
+    scene, tmp_path: Path, monkeypatch
+):
+    unbroken = crafted(scene)
+    checkpoint = tmp_path / "state.safetensors"
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before_the_first_step:
+        before_the_first_step.setattr(metapoison, "look_ahead", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            crafted(scene, checkpoint=checkpoint)
+    monkeypatch.setattr(Surrogates, "stagger", stopped)
+    resumed = crafted(scene, checkpoint=checkpoint)
+    assert torch.equal(resumed.images, unbroken.images)
+
+
 def test_networks_of_the_package_can_be_surrogates_and_any_label_can_be_wanted(make_images):
     train = make_images(30, classes=3, size=(16, 16), seed=1)
     targets = make_images(12, classes=3, size=(16, 16), seed=2)

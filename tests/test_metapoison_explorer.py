@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import pytest
 
-from poisonkit.experiments import EXPERIMENTS
-from poisonkit.explorers import metapoison as explorers
+widgets = pytest.importorskip("ipywidgets")
+
+from poisonkit.experiments import EXPERIMENTS  # noqa: E402
+from poisonkit.explorers import metapoison as explorers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TINY: dict[str, object] = {

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import fixture_book
 import pytest
+
+pytest.importorskip("nbformat")
+
+import fixture_book
 
 from poisonkit import book
 

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from poisonkit.attacks.batch_statistics import use_batch_statistics
-from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient
+from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, prepare
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
@@ -89,7 +88,7 @@ class Learner:
     def __init__(
         self, generator: NoiseGenerator, surrogate: nn.Module, procedure: Procedure
     ) -> None:
-        use_batch_statistics(surrogate)
+        prepare(surrogate)
         self.generator, self.surrogate, self.procedure = generator, surrogate, procedure
         self.frozen = _copy_of(generator)
         self.theta: Parameters = {n: p.detach().clone() for n, p in surrogate.named_parameters()}

@@ -108,8 +108,11 @@ def craft(
         leave=False,
     )
     with bar, torch.random.fork_rng(), repeatable_kernels():
-        if not history:
+        if not history and not state.surrogates.ages.any():
             state.surrogates.stagger(clean, train.y)
+            if checkpoint:
+                # As long as a crafting step or two.
+                save(checkpoint, state, optimizer, history, run)
         for step in range(len(history), procedure.steps):
             start = time.perf_counter()
             state.keep(step)

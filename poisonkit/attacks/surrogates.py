@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from poisonkit.attacks.batch_statistics import use_batch_statistics
-from poisonkit.attacks.unrolled import Parameters
+from poisonkit.attacks.unrolled import Parameters, prepare
 from poisonkit.models import Classifier
 from poisonkit.training import mixed
 
@@ -58,7 +57,7 @@ class Surrogates(nn.Module):
         self._create = create
         # Kept out of the state: what it computes with is handed to it each time.
         self._network = [create(seed)]
-        use_batch_statistics(self._network[0])
+        prepare(self._network[0])
         for name, value in self._network[0].named_parameters():
             shape = (training.surrogates, *value.shape)
             self.register_buffer(_key("theta", name), torch.zeros(shape, device=value.device))

@@ -16,8 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.convolutions import use_asked_derivatives
+
 Parameters = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def prepare(network: nn.Module) -> None:
+    """Make a network fit for steps that are unrolled, in place; names of parameters stay.
+
+    It normalises by the batch at hand, and on CUDA its convolutions compute only the second
+    derivatives that are asked for.
+    """
+    use_batch_statistics(network)
+    if next(network.parameters()).device.type == "cuda":
+        use_asked_derivatives(network)
 
 
 def meta_gradient(

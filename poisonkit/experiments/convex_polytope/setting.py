@@ -71,7 +71,8 @@ class PolytopeConfig:
     victims : architectures of the victims, which have no dropout and weights of their own.
     width : of all published networks, of which 64 is the published one.
     procedure : how poisons are crafted.
-    stream : whether substitutes are passed through one by one, for want of memory.
+    stream : whether substitutes are passed through one by one; all at once, the paper's
+        eighteen with fifty targets would hold some 150 GiB.
     pretraining : how networks are trained.
     fine_tuning : how victims' last layers are trained on the poisoned images.
     """
@@ -94,7 +95,7 @@ class PolytopeConfig:
     victims: tuple[str, ...] = (*S1, *BLACK_BOX)
     width: int = 64
     procedure: Procedure = field(default_factory=Procedure)
-    stream: bool = False
+    stream: bool = True
     pretraining: Recipe = field(default_factory=_pretraining)
     fine_tuning: Recipe = field(default_factory=_fine_tuning)
 
@@ -132,6 +133,7 @@ QUICK: Mapping[str, object] = {
     "dropouts": (0.2, 0.3),
     "victims": ("resnet8", "small_cnn", "compact_cnn", "preact_resnet8", "densenet22"),
     "width": 16,
+    "stream": False,
     "pretraining.epochs": 10,
     "pretraining.crop_padding": 1,
     "pretraining.flip": False,
@@ -149,6 +151,7 @@ SMALL: Mapping[str, object] = {
     "targets_at_once": 20,
     "dropouts": (0.25,),
     "width": 8,
+    "stream": False,
     "pretraining.epochs": 10,
     "procedure.iterations": 100,
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from poisonkit.attacks import polytope
 from poisonkit.attacks.surrounding import Procedure as CollisionProcedure
 from poisonkit.attacks.surrounding import Substitute
+from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
@@ -172,11 +173,12 @@ def pull(network: nn.Module, weights: Tensor, clean: ImageSet, poisoned: ImageSe
     network.train()
     parameters = list(network.parameters())
     total = torch.zeros_like(weights)
-    for images, sign in ((clean, 1.0), (poisoned, -1.0)):
-        for x, y in zip(batches(images.x, batch_size=500), images.y.split(500), strict=True):
-            loss = F.cross_entropy(network(x), y, reduction="sum") / len(images)
-            slopes = torch.autograd.grad(loss, parameters)
-            total += sign * torch.cat([slope.flatten().cpu() for slope in slopes])
+    with repeatable_kernels():
+        for images, sign in ((clean, 1.0), (poisoned, -1.0)):
+            for x, y in zip(batches(images.x, batch_size=500), images.y.split(500), strict=True):
+                loss = F.cross_entropy(network(x), y, reduction="sum") / len(images)
+                slopes = torch.autograd.grad(loss, parameters)
+                total += sign * torch.cat([slope.flatten().cpu() for slope in slopes])
     return total
 
 
