@@ -1,4 +1,4 @@
-"""The command line: ``poisonkit list | run | reproduce | scorecard | data``."""
+"""The command line: ``poisonkit list | run | verify | reproduce | scorecard | data``."""
 
 import json
 import sys
@@ -119,6 +119,47 @@ def _pool(workers: int) -> Iterator[Executor | None]:
         return
     with ending_pool(workers) as executor:
         yield executor
+
+
+@app.command()
+def verify(
+    experiment: Annotated[str, typer.Argument(help="Name, as shown by: poisonkit list")],
+    profile: Annotated[str, typer.Option(help="Scale of the frozen record.")] = "small",
+    device: Device = "auto",
+    root: Root = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials.")] = 1,
+) -> None:
+    """Make a frozen record anew, and show what both say; the exit code is 1 if verdicts differ."""
+    from poisonkit.experiments import EXPERIMENTS
+    from poisonkit.verification import verify as make_anew
+
+    if experiment not in EXPERIMENTS:
+        raise unknown("experiment", experiment, EXPERIMENTS)
+    with _pool(workers) as executor:
+        found = make_anew(
+            experiment,
+            profile=profile,
+            device=device,
+            data_root=root,
+            executor=executor,
+            progress=True,
+        )
+    for name, record in (("frozen", found.frozen), ("made anew", found.made)):
+        origin = record.provenance
+        print(f"{name}: {record.path}, torch {origin['torch']}, {origin['device']}")
+    if not found.same_images:
+        print("They were made from different images.")
+    for one, other in found.judgements:
+        print(
+            f"{one.exhibit}: frozen {one.show_measured()} {one.verdict}, "
+            f"made anew {other.show_measured()} {other.verdict}"
+        )
+    if found.identical:
+        print(f"All {found.numbers} numbers and all arrays are equal.")
+    else:
+        print(f"{found.differing} of {found.numbers} numbers differ, or are in one alone.")
+    if not found.verdicts_agree:
+        raise typer.Exit(1)
 
 
 @app.command()
