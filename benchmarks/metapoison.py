@@ -225,10 +225,10 @@ def by_forward_over_reverse(
 
 
 def formulas(setting: Setting, rounds: int) -> None:
-    network, theta = prepared(setting)
+    _, theta = prepared(setting)
     plain = without_averages(setting.network())
-    normalised, asked = setting.network(), setting.network()
-    for own in (normalised, asked):
+    network, asked = setting.network(), setting.network()
+    for own in (network, asked):
         use_batch_statistics(own)
     use_asked_derivatives(asked)
     for steps in sorted({1, setting.args.unroll}):
@@ -252,7 +252,6 @@ def formulas(setting: Setting, rounds: int) -> None:
             for name, way, own in (
                 ("double backward", by_double_backward, network),
                 ("double backward, torch's normalisation", by_double_backward, plain),
-                ("double backward, torch's convolution", by_double_backward, normalised),
                 ("double backward, only what is asked for", by_double_backward, asked),
                 ("steps recomputed", by_recomputing, network),
                 ("forward over reverse, torch's normalisation", by_forward_over_reverse, plain),

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from poisonkit import notebook as notebook_file
 from poisonkit.notebook import BookError, BookFailure, check_names, declared_parameters, load
-from poisonkit.workers import ending_pool, threads_of
+from poisonkit.workers import process_pool, threads_of
 
 __all__ = [
     "BookError",
@@ -112,20 +111,25 @@ def execute(
         bar_format="{l_bar}{bar}| cell {n_fmt} of {total_fmt}, {elapsed}",
     )
 
-    def job(path: Path) -> _Job:
+    def job(path: Path) -> dict[str, Any]:
+        name = path.relative_to(root)
         values = {key: parameters[key] for key in parameters if key in declared[path]}
-        return _Job(path, path.relative_to(root), destination, values, threads_of(workers))
+        return {"target": destination / name, "name": str(name), "values": values}
 
     with bar:
         if workers == 1:
             for path in chosen:
-                bar.set_description(_title(path, root))
+                bar.set_description(str(path.relative_to(root / "notebooks").with_suffix("")))
                 end = bar.n + cells[path]
-                _run(job(path), on_cell_executed=lambda end=end, **_: bar.update(int(bar.n < end)))
+                counted: dict[str, Any] = {
+                    "on_cell_executed": lambda end=end, **_: bar.update(int(bar.n < end))
+                }
+                _run(path, **job(path), **counted)
                 bar.update(end - bar.n)
         else:
-            with ending_pool(workers) as pool:
-                pending = {pool.submit(_run, job(path)): path for path in chosen}
+            threads = threads_of(workers)
+            with process_pool(workers) as pool:
+                pending = {pool.submit(_run, p, threads=threads, **job(p)): p for p in chosen}
                 for number, done in enumerate(as_completed(pending), start=1):
                     done.result()
                     bar.set_description(f"{number} of {len(chosen)} notebooks")
@@ -133,27 +137,9 @@ def execute(
     return [destination / path.relative_to(root) for path in chosen]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A notebook to run: where it is, its name, where it goes, its parameters, its threads."""
-
-    path: Path
-    name: Path
-    destination: Path
-    values: Mapping[str, object]
-    threads: int | None
-
-
-def _run(job: _Job, **options: Any) -> None:
-    with notebook_file.kernel_settings(threads=job.threads) as settings:
-        target = job.destination / job.name
-        notebook_file.run(
-            job.path, target, name=str(job.name), values=job.values, **settings, **options
-        )
-
-
-def _title(path: Path, root: Path) -> str:
-    return path.relative_to(root / "notebooks").with_suffix("").as_posix()
+def _run(path: Path, *, threads: int | None = None, **options: Any) -> None:
+    with notebook_file.kernel_settings(threads=threads) as settings:
+        notebook_file.run(path, **options, **settings)
 
 
 def build(

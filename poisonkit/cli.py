@@ -15,7 +15,7 @@ import typer
 from poisonkit import __version__
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.notebook import BookFailure
-from poisonkit.workers import ending_pool, usable_cores
+from poisonkit.workers import process_pool, usable_cores
 
 app = typer.Typer(
     add_completion=False,
@@ -117,7 +117,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
     if workers == 1:
         yield None
         return
-    with ending_pool(workers) as executor:
+    with process_pool(workers) as executor:
         yield executor
 
 

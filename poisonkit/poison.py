@@ -246,7 +246,7 @@ def common_label(train: ImageSet, rows: Sequence[int]) -> int:
     for row in rows:
         if not 0 <= row < len(train):
             raise PoisonError(f"row {row} is not one of the {len(train)} training images")
-    labels = train.y[torch.as_tensor([*rows], dtype=torch.int64, device=train.device)].unique()
+    labels = train.y[torch.as_tensor(rows, dtype=torch.int64, device=train.device)].unique()
     if len(labels) != 1:
         names = ", ".join(train.class_names[label] for label in labels.tolist())
         raise PoisonError(f"the poisons must be of one class, not of {names or 'none'}")

@@ -19,8 +19,8 @@ class Comparison:
 
     Attributes
     ----------
-    numbers, differing : how many numbers both hold (seconds aside), and how many of them are
-        not equal, or are in one of the two alone.
+    numbers, differing : how many numbers they hold, and how many of them are not equal, or
+        are in one of the two alone.
     judgements : for each exhibit of the experiment what its rule says of either.
     """
 
@@ -114,8 +114,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
     elif isinstance(value, dict):
         for key, entry in value.items():
-            if key != "seconds":
-                yield from _numbers(entry, f"{name}.{key}")
+            yield from _numbers(entry, f"{name}.{key}")
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             yield from _numbers(entry, f"{name}.{index}")

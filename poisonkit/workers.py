@@ -16,36 +16,26 @@ def usable_cores() -> int:
 
 
 def threads_of(workers: int) -> int | None:
-    """Return the threads that each of so many workers should compute with.
-
-    One worker may do as it likes, as may all of them if ``OMP_NUM_THREADS`` says how many.
-    """
-    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+    """Return each worker's share of the cores; None if ``OMP_NUM_THREADS`` says how many."""
+    if "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, usable_cores() // workers)
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Return an executor of so many processes, each with a Python of its own.
-
-    A worker of the standard library's, whose parent is killed, computes on until its task
-    is done, an hour perhaps, and keeps its locks; these end at once. What they had finished
-    or checkpointed is in the store.
-    """
-    # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
-    return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_end_with_the_parent
-    )
-
-
 @contextmanager
-def ending_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool whose workers end at once when an error, or Ctrl-C, leaves the context.
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Give an executor of so many processes, each with a Python of its own.
 
-    The standard library would first let them finish what they are at.
+    A worker of the standard library's computes on until its task is done, an hour perhaps, and
+    keeps its locks, though its parent is killed or another task has failed. These end at once:
+    with their parent, and when an error or Ctrl-C leaves the context. What they had finished or
+    checkpointed is in the store.
     """
     others = set(active_children())
-    with process_pool(workers) as pool:
+    # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_end_with_the_parent
+    ) as pool:
         try:
             yield pool
         except BaseException:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from poisonkit.experiments import EXPERIMENTS
-from poisonkit.workers import ending_pool, process_pool, threads_of, usable_cores
+from poisonkit.workers import process_pool, threads_of, usable_cores
 
 SCRIPT = """
 import os, sys, time
@@ -45,7 +45,7 @@ def test_every_experiment_can_be_handed_to_a_worker() -> None:
 def test_workers_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = usable_cores()
-    assert threads_of(1) is None
+    assert threads_of(1) == cores
     assert threads_of(cores + 1) == 1
     assert all(workers * (threads_of(workers) or 0) <= cores for workers in range(2, cores + 1))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -56,7 +56,7 @@ def test_an_error_ends_the_work_beside_it(tmp_path: Path) -> None:
     started, done = tmp_path / "started", tmp_path / "done"
 
     def fail_beside_it() -> None:
-        with ending_pool(2) as pool:
+        with process_pool(2) as pool:
             pool.submit(work, started, done)
             limit = time.monotonic() + 60
             while not started.exists() and time.monotonic() < limit:

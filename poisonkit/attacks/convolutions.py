@@ -2,8 +2,9 @@
 
 torch's second derivative of a convolution always computes a gradient by the weights that
 convolves one gradient with another, kernels as large as the images, whether or not it is asked
-for. A CPU does not mind; the libraries of a GPU have nothing fast for such a shape. Here only what
-is asked for is computed, each part by a convolution of the layer's own size.
+for. Here only what is asked for is computed, each part by a convolution of the layer's own size.
+What that saves on a GPU has not been measured; `benchmarks/metapoison.py` and
+`benchmarks/deep_confuse.py` compare the two.
 """
 
 import torch

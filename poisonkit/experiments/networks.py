@@ -19,7 +19,7 @@ from poisonkit.models import Classifier, create
 from poisonkit.store import Artefact, Json, Store
 from poisonkit.training import Measure, Recipe, fit
 
-#: Data sets that are the same wherever they are; a folder's images may change.
+#: Data sets that are the same wherever they are; images in a user's folder may change.
 FIXED = ("digits", "mnist", "cifar10")
 
 
@@ -33,7 +33,7 @@ class Context:
     progress: bool = False
 
     def load(self, name: str, split: str, **options: Any) -> ImageSet:
-        """Load a data set; those whose files have known checksums once in each process."""
+        """Load a data set; one that is the same wherever it is once in each process."""
         device = choose_device(self.device)
         if name in FIXED and not any(options.values()):
             return _loaded(load, name, split, data_root(self.data_root), device)
