@@ -2,10 +2,14 @@
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
+
+GRACE = 10.0  # seconds that a worker has to end by itself
 
 
 def usable_cores() -> int:
@@ -29,19 +33,42 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     A worker of the standard library's computes on until its task is done, an hour perhaps, and
     keeps its locks, though its parent is killed or another task has failed. These end at once:
     with their parent, and when an error or Ctrl-C leaves the context. What they had finished or
-    checkpointed is in the store.
+    checkpointed is in the store. Nothing makes leaving the context take longer than `GRACE`
+    seconds, so all results must have been waited for inside of it.
     """
     others = set(active_children())
     # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_end_with_the_parent
-    ) as pool:
-        try:
-            yield pool
-        except BaseException:
-            for process in set(active_children()) - others:
-                process.terminate()
-            raise
+    )
+    failed = True
+    try:
+        yield pool
+        failed = False
+    finally:
+        processes = set(active_children()) - others
+        # To wait for the executor would be to wait without end for a process that hangs.
+        pool.shutdown(wait=False, cancel_futures=True)
+        _end(processes, at_once=failed)
+
+
+def _end(processes: Iterable[BaseProcess], *, at_once: bool) -> None:
+    """Wait for the processes to end, or tell them to; kill those that have not after `GRACE`.
+
+    An interpreter with large libraries loaded can hang while it is torn down, and a task may handle
+    the signal that tells it to end.
+    """
+    limit = time.monotonic() + GRACE
+    try:
+        for process in processes if at_once else ():
+            process.terminate()
+        for process in processes:
+            process.join(max(0.0, limit - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
 def _end_with_the_parent() -> None:

@@ -18,6 +18,7 @@ CHAPTERS = ("convex_polytope", "deep_confuse", "metapoison")
 pytest.register_assert_rewrite("metapoison_laboratory", "convex_polytope_laboratory")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if group := _kept_together(item):

@@ -1,15 +1,18 @@
 """Worker processes compute what they are given, and do not outlive who gave it to them."""
 
+import atexit
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from poisonkit.experiments import EXPERIMENTS
+from poisonkit import workers
 from poisonkit.workers import process_pool, threads_of, usable_cores
 
 SCRIPT = """
@@ -37,6 +40,8 @@ def test_a_pool_computes_in_processes_of_its_own() -> None:
 
 def test_every_experiment_can_be_handed_to_a_worker() -> None:
     """`--workers 2` sends it there whole, its functions included."""
+    from poisonkit.experiments import EXPERIMENTS  # here, for workers import this module, too
+
     with process_pool(1) as pool:
         received = list(pool.map(attrgetter("name"), EXPERIMENTS.values()))
     assert received == list(EXPERIMENTS)
@@ -58,15 +63,43 @@ def test_an_error_ends_the_work_beside_it(tmp_path: Path) -> None:
     def fail_beside_it() -> None:
         with process_pool(2) as pool:
             pool.submit(work, started, done)
-            limit = time.monotonic() + 60
-            while not started.exists() and time.monotonic() < limit:
-                time.sleep(0.1)
+            wait_for(started)
             pool.submit(divmod, 1, 0).result()
 
     with pytest.raises(ZeroDivisionError):
         fail_beside_it()
     assert started.exists()
     assert not done.exists()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_process_that_does_not_end_is_killed(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "GRACE", 0.5)
+    place = tmp_path / "process"
+
+    def compute() -> None:
+        with process_pool(1) as pool:
+            pool.submit(stay, place).result()
+            if fails:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        compute()
+    assert not running(int(place.read_text()))
+
+
+def stay(place: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    atexit.register(time.sleep, 600)
+    place.write_text(str(os.getpid()))
+
+
+def wait_for(path: Path) -> None:
+    limit = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < limit:
+        time.sleep(0.1)
 
 
 def work(started: Path, done: Path) -> None:
@@ -95,12 +128,12 @@ def test_workers_end_when_their_parent_is_killed_in_the_midst_of_a_task(tmp_path
     limit = time.monotonic() + 60
     while len(list(started.iterdir())) < 2 and time.monotonic() < limit:
         time.sleep(0.1)
-    workers = [int(path.name) for path in started.iterdir()]
-    assert len(workers) == 2
-    assert all(running(worker) for worker in workers)
+    processes = [int(path.name) for path in started.iterdir()]
+    assert len(processes) == 2
+    assert all(running(process) for process in processes)
     parent.kill()
     parent.wait()
     limit = time.monotonic() + 30
-    while any(running(worker) for worker in workers) and time.monotonic() < limit:
+    while any(running(process) for process in processes) and time.monotonic() < limit:
         time.sleep(0.1)
-    assert not any(running(worker) for worker in workers)
+    assert not any(running(process) for process in processes)
