@@ -12,9 +12,6 @@ INSTALLED := .venv/installed
 LAB_INSTALLED := .venv/installed-lab
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
-# Tests that share what they make stay in one process.
-PYTEST_PROCESSES := --numprocesses auto --maxprocesses 4 --dist loadgroup
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help book test lint lab clean
@@ -28,7 +25,7 @@ book: $(INSTALLED)  ## run every notebook at PROFILE (quick) and build _build/ht
 		$(if $(WORKERS),--workers $(WORKERS))
 
 test: $(INSTALLED)  ## run the tests; those that need a GPU or the papers' data skip themselves
-	@$(BIN)/python -m pytest -q $(PYTEST_PROCESSES) $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGUMENTS)
 
 lint: $(INSTALLED)  ## check style, formatting and types
 	@$(BIN)/ruff check .

@@ -13,34 +13,15 @@ from poisonkit.experiments import networks
 from poisonkit.images import ImageSet
 from poisonkit.store import Store
 
-CHAPTERS = ("convex_polytope", "deep_confuse", "metapoison")
-
 pytest.register_assert_rewrite("metapoison_laboratory", "convex_polytope_laboratory")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if group := _kept_together(item):
-            item.add_marker(pytest.mark.xdist_group(group))
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device here"))
-
-
-def _kept_together(item: pytest.Item) -> str | None:
-    """Name the tests that one process should run, for they share what a fixture made.
-
-    That is a file, or all files that use the cache of a chapter; a notebook is run on its own.
-    """
-    name = item.path.stem.removeprefix("test_")
-    if name == "notebook_runs":
-        return None
-    if "caches" in getattr(item, "fixturenames", ()):
-        return next((chapter for chapter in CHAPTERS if name.startswith(chapter)), "caches")
-    return name
 
 
 @pytest.fixture(autouse=True, scope="session")
