@@ -223,7 +223,9 @@ SHARE = Experiment(
     version=2,
     config=ShareConfig,
     profiles=profiles_of(
-        "mnist", quick={**_FEWER, "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2}, small=_FEWER
+        "mnist",
+        quick={**_FEWER, "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2},
+        small={**_FEWER, "generators": 1, "repeats": 2},
     ),
     variants=variants_of("mnist"),
     units=_share_units,
