@@ -225,7 +225,7 @@ SHARE = Experiment(
     profiles=profiles_of(
         "mnist",
         quick={**_FEWER, "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2},
-        small={**_FEWER, "generators": 1, "repeats": 2},
+        small={**_FEWER, "shares": (0.0, 0.4, 0.9, 1.0), "generators": 1, "repeats": 2},
     ),
     variants=variants_of("mnist"),
     units=_share_units,
