@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
@@ -128,8 +129,14 @@ def execute(
                 bar.update(end - bar.n)
         else:
             threads = threads_of(workers)
-            with process_pool(workers) as pool:
-                pending = {pool.submit(_run, p, threads=threads, **job(p)): p for p in chosen}
+            # Made here, since a worker that is made to end leaves what is its own; and a kernel
+            # that outlives it by a second may still be writing.
+            temporary = tempfile.TemporaryDirectory(prefix="pk", ignore_cleanup_errors=True)
+            with temporary as sockets, process_pool(workers) as pool:
+                pending = {
+                    pool.submit(_run, p, threads=threads, sockets=sockets, **job(p)): p
+                    for p in chosen
+                }
                 for number, done in enumerate(as_completed(pending), start=1):
                     done.result()
                     bar.set_description(f"{number} of {len(chosen)} notebooks")
@@ -137,8 +144,10 @@ def execute(
     return [destination / path.relative_to(root) for path in chosen]
 
 
-def _run(path: Path, *, threads: int | None = None, **options: Any) -> None:
-    with notebook_file.kernel_settings(threads=threads) as settings:
+def _run(
+    path: Path, *, threads: int | None = None, sockets: str | None = None, **options: Any
+) -> None:
+    with notebook_file.kernel_settings(threads=threads, sockets=sockets) as settings:
         notebook_file.run(path, **options, **settings)
 
 

@@ -118,12 +118,15 @@ def run(
 
 
 @contextlib.contextmanager
-def kernel_settings(*, threads: int | None = None) -> Iterator[dict[str, Any]]:
+def kernel_settings(
+    *, threads: int | None = None, sockets: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Give kernels inline figures, no progress bars, and a transport only this user can reach.
 
     Parameters
     ----------
     threads : that torch computes with in a kernel; None leaves it to torch.
+    sockets : folder below which those of the kernels are made; None is the system's own.
     """
     environment = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -138,10 +141,10 @@ def kernel_settings(*, threads: int | None = None) -> Iterator[dict[str, Any]]:
     manager = load("poisonkit.kernels").UninterruptedKernelManager
     options: dict[str, Any] = {"NotebookClient": {"kernel_manager_class": manager}}
     before = os.environ.copy()
-    with tempfile.TemporaryDirectory(prefix="pk") as sockets:
+    with tempfile.TemporaryDirectory(prefix="pk", dir=sockets) as own:
         # A socket's path must stay below about 100 characters; where it would not, TCP still works.
-        if os.name == "posix" and len(sockets) < 80:
-            options["KernelManager"] = {"transport": "ipc", "ip": f"{sockets}/k"}
+        if os.name == "posix" and len(own) < 80:
+            options["KernelManager"] = {"transport": "ipc", "ip": f"{own}/k"}
         os.environ.update(environment)
         try:
             yield {"config": load("traitlets.config").Config(options)}

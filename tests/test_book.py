@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -142,12 +143,18 @@ def test_two_notebooks_run_at_a_time_and_share_the_cores(
     assert [printed(path) for path in executed] == ["True 3\n"] * 2
 
 
-def test_a_failure_ends_the_notebook_beside_it_and_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_failure_ends_the_notebook_beside_it_and_is_told(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     write_notebook(root / "notebooks/first/later.ipynb", "1 / 0")
     write_notebook(root / "notebooks/first/earlier.ipynb", "import time; time.sleep(90)")
     with pytest.raises(book.BookFailure, match=r"later.ipynb failed: ZeroDivisionError"):
         book.execute(root, tmp_path, parameters={}, workers=2, progress=False)
     assert not (tmp_path / "notebooks/first/earlier.ipynb").exists()
+    assert not list(temporary.iterdir())
 
 
 def test_a_failed_notebook_stops_with_its_name_and_last_error(root: Path, tmp_path: Path) -> None:
