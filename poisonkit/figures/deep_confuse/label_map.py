@@ -108,7 +108,7 @@ def _rates(axes: Axes, record: Record) -> None:
     guessing_line(axes, record)
     axes.set_xticks(range(len(kinds)), [kind.replace(" ", "\n", 1) for kind in kinds])
     axes.set(ylim=(-4, 104), xlim=(-0.5, len(kinds) - 0.5), ylabel="clean test images (%)")
-    axes.legend(loc="center left", fontsize="small")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize="small")
 
 
 def label_map_table(record: Record) -> Styler:
