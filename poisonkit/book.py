@@ -129,13 +129,12 @@ def execute(
                 bar.update(end - bar.n)
         else:
             threads = threads_of(workers)
-            # Made here, since a worker that is made to end leaves what is its own; and a kernel
+            # Of the parent, since a worker that is made to end leaves its own behind; and a kernel
             # that outlives it by a second may still be writing.
             temporary = tempfile.TemporaryDirectory(prefix="pk", ignore_cleanup_errors=True)
-            with temporary as sockets, process_pool(workers) as pool:
+            with temporary as below, process_pool(workers) as pool:
                 pending = {
-                    pool.submit(_run, p, threads=threads, sockets=sockets, **job(p)): p
-                    for p in chosen
+                    pool.submit(_run, p, threads=threads, below=below, **job(p)): p for p in chosen
                 }
                 for number, done in enumerate(as_completed(pending), start=1):
                     done.result()
@@ -145,9 +144,9 @@ def execute(
 
 
 def _run(
-    path: Path, *, threads: int | None = None, sockets: str | None = None, **options: Any
+    path: Path, *, threads: int | None = None, below: str | None = None, **options: Any
 ) -> None:
-    with notebook_file.kernel_settings(threads=threads, sockets=sockets) as settings:
+    with notebook_file.kernel_settings(threads=threads, below=below) as settings:
         notebook_file.run(path, **options, **settings)
 
 

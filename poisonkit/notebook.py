@@ -119,14 +119,14 @@ def run(
 
 @contextlib.contextmanager
 def kernel_settings(
-    *, threads: int | None = None, sockets: str | None = None
+    *, threads: int | None = None, below: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Give kernels inline figures, no progress bars, and a transport only this user can reach.
 
     Parameters
     ----------
     threads : that torch computes with in a kernel; None leaves it to torch.
-    sockets : folder below which those of the kernels are made; None is the system's own.
+    below : folder for the one with the kernels' connections; None is the system's own.
     """
     environment = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -139,12 +139,13 @@ def kernel_settings(
         if folder := os.environ.get(variable):  # maybe relative, and kernels start elsewhere
             environment[variable] = str(Path(folder).expanduser().resolve())
     manager = load("poisonkit.kernels").UninterruptedKernelManager
-    options: dict[str, Any] = {"NotebookClient": {"kernel_manager_class": manager}}
     before = os.environ.copy()
-    with tempfile.TemporaryDirectory(prefix="pk", dir=sockets) as own:
+    with tempfile.TemporaryDirectory(prefix="pk", dir=below) as own:
+        kernel = {"connection_file": f"{own}/kernel.json"}
         # A socket's path must stay below about 100 characters; where it would not, TCP still works.
         if os.name == "posix" and len(own) < 80:
-            options["KernelManager"] = {"transport": "ipc", "ip": f"{own}/k"}
+            kernel |= {"transport": "ipc", "ip": f"{own}/k"}
+        options = {"NotebookClient": {"kernel_manager_class": manager}, "KernelManager": kernel}
         os.environ.update(environment)
         try:
             yield {"config": load("traitlets.config").Config(options)}

@@ -55,8 +55,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def _end(processes: Iterable[BaseProcess], *, at_once: bool) -> None:
     """Wait for the processes to end, or tell them to; kill those that have not after `GRACE`.
 
-    An interpreter with large libraries loaded can hang while it is torn down, and a task may handle
-    the signal that tells it to end.
+    One may hang while its interpreter ends, or a task may handle the signal that tells it to.
     """
     limit = time.monotonic() + GRACE
     try:

@@ -148,7 +148,8 @@ def test_a_failure_ends_the_notebook_beside_it_and_is_told(
 ) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))  # of the workers, too
+    monkeypatch.setattr(tempfile, "tempdir", None)
     write_notebook(root / "notebooks/first/later.ipynb", "1 / 0")
     write_notebook(root / "notebooks/first/earlier.ipynb", "import time; time.sleep(90)")
     with pytest.raises(book.BookFailure, match=r"later.ipynb failed: ZeroDivisionError"):
