@@ -201,25 +201,33 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
     return images.split(0.2, seed=0)[0 if split == "train" else 1]
 
 
-def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int | None) -> ImageSet:
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder and below it, by the endings that torchvision reads."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+
+
+def read_image(path: Path, *, mode: str = "RGB") -> Image.Image:
+    """Read an image file in one of Pillow's modes, ``RGB`` or ``L``."""
+    try:
+        with Image.open(path) as file:
+            return file.convert(mode)
+    # Pillow reports some damage to PNG files by the last two.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error})") from error
+
+
+def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int | None) -> ImageSet:
     if not classes:
         raise DataError(f"{name}: {tree} holds no class folders")
     x, y = [], []
     for label, class_name in enumerate(classes):
-        paths = sorted(
-            p for p in (tree / class_name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS
-        )
+        paths = image_files(tree / class_name)
         if not paths:
             raise DataError(f"{name}: no images in {tree / class_name}")
         for path in paths:
-            try:
-                with Image.open(path) as file:
-                    image = file.convert("RGB")
-            # Pillow reports some damage to PNG files by the last two.
-            except (OSError, SyntaxError, ValueError) as error:
-                raise DataError(f"{name}: {path} cannot be read as an image ({error})") from error
+            image = read_image(path)
             if image_size:
                 image = ImageOps.fit(image, (image_size, image_size))
             x.append(np.asarray(image))

@@ -1,5 +1,6 @@
 """Deep Confuse learns by exact meta-gradients, the same way in both of its algorithms."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,40 @@ def test_the_meta_gradient_is_the_slope_of_the_loss_after_the_pseudo_update(
         )
         slope = float(ahead - behind) / (2 * step)
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_generator_climbs_the_slope_of_the_loss_after_the_pseudo_update(make_images):
+    """By its own weights, through noise, clamping and surrogate: line 10 of Algorithm 2."""
+    images = make_images(6, size=(8, 8))
+    clean, y = images.x.double() / 255, images.y
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2).double()
+    surrogate = smooth_surrogate(4, normalised=True).double()
+    rate = 0.5
+    learner = Learner(generator, surrogate, Procedure(surrogate_rate=rate))
+    before = copy.deepcopy(generator)
+    learner._one_learn(clean, y)
+
+    def outer(shift, name):
+        shifted = {n: p + shift if n == name else p for n, p in before.named_parameters()}
+        with torch.no_grad():
+            noise = functional_call(copy.deepcopy(before), shifted, (clean,))
+        noisy = (clean + noise).clamp(0, 1)
+        model = smooth_surrogate(4, normalised=True).double()
+        theta = {n: p.detach() for n, p in model.named_parameters()}
+        return float(loss_after_update(model, theta, noisy, y, clean, y, rate).detach())
+
+    random = torch.Generator().manual_seed(7)
+    checked = 0
+    for name, parameter in generator.named_parameters():
+        direction = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+        step = 1e-8  # so small that hardly a kink of the generator lies between
+        slope = (outer(step * direction, name) - outer(-step * direction, name)) / (2 * step)
+        if abs(slope) > 1e-6:  # a bias before batch normalisation has none
+            # Adam minimises, so what it is given is the slope's negative.
+            found = -float((parameter.grad * direction).sum())
+            assert found == pytest.approx(slope, rel=1e-3, abs=1e-7), name
+            checked += 1
+    assert checked >= 16
 
 
 def test_without_a_pseudo_update_the_noise_has_no_influence(batch):

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-widgets = pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets")
 
-from poisonkit.experiments import EXPERIMENTS  # noqa: E402
-from poisonkit.explorers import spectral_signatures as explorers  # noqa: E402
+from explorer_controls import controls, status
+
+from poisonkit.experiments import EXPERIMENTS
+from poisonkit.explorers import spectral_signatures as explorers
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -29,26 +31,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return shown
 
 
-def control(box: Any, description: str) -> Any:
-    """Return the control of that name, wherever it is in the box."""
-    for child in getattr(box, "children", ()):
-        if getattr(child, "description", None) == description:
-            return child
-        if found := control(child, description):
-            return found
-    return None
-
-
-def status(box: Any) -> str:
-    return next(child.value for child in box.children if isinstance(child, widgets.HTML))
-
-
 def test_moving_the_trigger_moves_its_pixels(config: Any, drawn: list[Any]) -> None:
     box = explorers.trigger_explorer(config, device="cpu")
-    control(box, "pattern").value = "pixel"
-    control(box, "row").value = 3
-    control(box, "column").value = 5
-    control(box, "grey").value = 77
+    controls(box)["pattern"].value = "pixel"
+    controls(box)["row"].value = 3
+    controls(box)["column"].value = 5
+    controls(box)["grey"].value = 77
     image = drawn[-1].axes[0].images[0].get_array()
     assert image[3, 5] == 77
     assert len(drawn) == 5
@@ -57,7 +45,7 @@ def test_moving_the_trigger_moves_its_pixels(config: Any, drawn: list[Any]) -> N
 def test_every_place_of_the_trigger_can_be_shown(config: Any, drawn: list[Any]) -> None:
     box = explorers.trigger_explorer(config, device="cpu")
     for row, column in ((0, 0), (15, 15)):
-        control(box, "row").value, control(box, "column").value = row, column
+        controls(box)["row"].value, controls(box)["column"].value = row, column
     assert len(drawn) > 1
 
 
@@ -65,14 +53,14 @@ def test_the_threshold_answers_without_training_again(config: Any, drawn: list[A
     box = explorers.removal_explorer(config, device="cpu")
     before = status(box)
     assert "poisoned images" in before
-    control(box, "removal").value = 0
+    controls(box)["removal"].value = 0
     assert drawn[-1].axes[0].get_title().startswith("removed 0 of")
     assert status(box) == before
 
 
 def test_every_layer_can_be_chosen(config: Any, drawn: list[Any]) -> None:
     box = explorers.removal_explorer(config, device="cpu")
-    layer = control(box, "layer")
+    layer = controls(box)["layer"]
     assert {"block1", "hidden", "linear"} <= set(layer.options)
     shown = len(drawn)
     layer.value = "block1"
@@ -81,10 +69,10 @@ def test_every_layer_can_be_chosen(config: Any, drawn: list[Any]) -> None:
 
 def test_a_trigger_across_the_border_is_a_sentence(config: Any, drawn: list[Any]) -> None:
     box = explorers.removal_explorer(config, device="cpu")
-    control(box, "row").value = 0
-    control(box, "Poison and train").click()
+    controls(box)["row"].value = 0
+    controls(box)["Poison and train"].click()
     assert "outside images of 16 x 16" in status(box)
-    assert not control(box, "Poison and train").disabled
+    assert not controls(box)["Poison and train"].disabled
 
 
 def test_beyond_quick_nothing_trains_before_the_button_is_pressed(
@@ -95,5 +83,5 @@ def test_beyond_quick_nothing_trains_before_the_button_is_pressed(
     box = explorers.removal_explorer(replace(config, profile="small"), device="cpu")
     assert status(box) == ""
     assert not drawn
-    control(box, "Poison and train").click()
+    controls(box)["Poison and train"].click()
     assert "poisoned images" in status(box)

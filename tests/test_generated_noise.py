@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from poisonkit.attacks.deep_confuse import Procedure, fit_generator
 from poisonkit.attacks.generated_noise import (
     craft,
-    levels,
     load_generator,
     noise_of,
     perturb,
+    perturb_folder,
     save_generator,
 )
+from poisonkit.bounds import levels
 from poisonkit.errors import PoisonkitError
 from poisonkit.models.generators import GENERATORS, create_generator
 
@@ -24,6 +28,15 @@ def saturated(images, epsilon):
         for parameter in generator.body.decoder[-1].parameters():
             parameter.mul_(1e5)
     return generator.eval()
+
+
+def learn(generator, images):
+    """Begin to learn it, which must fail before any surrogate is made."""
+
+    def surrogate(seed):
+        raise AssertionError("work has begun")
+
+    fit_generator(generator, images, Procedure(trials=1), surrogate=surrogate, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +103,65 @@ def test_a_saved_generator_makes_the_same_noise(make_images, tmp_path, name):
     assert again.epsilon == 0.1
 
 
+def test_a_generator_is_not_saved_as_what_it_is_not(make_images, tmp_path):
+    """Hours of learning would be lost with a file that cannot be read back."""
+    images = make_images(5, size=(16, 16))
+    generator = create_generator("autoencoder", like=images, epsilon=0.1, seed=1, width=4)
+    path = tmp_path / "generator.safetensors"
+    for name, channels, options in (
+        ("autoencoder", 3, {}),
+        ("autoencoder", 1, {"width": 4}),
+        ("unet", 3, {"width": 4}),
+    ):
+        with pytest.raises(PoisonkitError, match=f"not those of a generator '{name}' for"):
+            save_generator(path, generator, name=name, channels=channels, **options)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_image_of_a_folder_is_perturbed_within_the_bound(make_images, tmp_path, channels):
+    images = make_images(5, channels=channels, size=(16, 16))
+    generator = saturated(images, 0.1)
+    sizes = {"a.png": (16, 16), "cats/b.png": (20, 33), "cats/old/c.PNG": (7, 9)}
+    for name, (height, width) in sizes.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        other = make_images(3, channels=3, size=(height, width), seed=height)
+        Image.fromarray(other.x[0].permute(1, 2, 0).numpy()).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    assert perturb_folder(generator, tmp_path / "in", tmp_path / "out") == 3
+    found = sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert len(found) == 3
+    mode = "L" if channels == 1 else "RGB"
+    for name, (height, width) in sizes.items():
+        before = np.asarray(Image.open(tmp_path / "in" / name).convert(mode)).astype(int)
+        place = (tmp_path / "out" / name).with_suffix(".png")
+        after = np.asarray(Image.open(place)).astype(int)
+        assert after.shape[:2] == (height, width)
+        assert np.abs(after - before).max() == levels(0.1)
+    again = torch.from_numpy(before).to(torch.uint8).reshape(7, 9, -1).permute(2, 0, 1)
+    alone = perturb(generator, again[None])[0].permute(1, 2, 0)
+    assert np.array_equal(after.reshape(7, 9, -1), alone.numpy()), "as the image by itself"
+
+
+def test_a_folder_that_cannot_be_perturbed_is_said_before_anything_is_written(
+    make_images, tmp_path
+):
+    images = make_images(3, size=(16, 16))
+    generator = saturated(images, 0.1)
+    source, out = tmp_path / "in", tmp_path / "out"
+    with pytest.raises(PoisonkitError, match="no images in"):
+        perturb_folder(generator, source, out)
+    source.mkdir()
+    picture = Image.fromarray(images.x[0].permute(1, 2, 0).numpy())
+    picture.save(source / "a.png")
+    picture.save(source / "a.bmp")
+    with pytest.raises(PoisonkitError, match=r"several images would become .*a\.png"):
+        perturb_folder(generator, source, out)
+    assert not out.exists()
+    with pytest.raises(PoisonkitError, match="is not empty"):
+        perturb_folder(generator, source, source)
+
+
 @pytest.mark.parametrize("epsilon", [0.0, -0.1, 1.01, float("nan")])
 def test_epsilon_must_lie_in_0_to_1(make_images, epsilon):
     with pytest.raises(PoisonkitError, match=r"epsilon must lie in \(0, 1\]"):
@@ -102,8 +174,17 @@ def test_a_generator_that_does_not_fit_names_both_sides(make_images):
     generator = create_generator(
         "autoencoder", like=make_images(3, channels=1, size=(16, 16)), epsilon=0.1, seed=0
     )
-    with pytest.raises(PoisonkitError, match="takes images of 1 channels, these have 3"):
-        perturb(generator, make_images(3, size=(16, 16)).x)
+    coloured = make_images(3, size=(16, 16))
+    for use in (lambda: perturb(generator, coloured.x), lambda: learn(generator, coloured)):
+        with pytest.raises(PoisonkitError, match="takes images of 1 channels, these have 3"):
+            use()
+    generator = create_generator(
+        "released_mnist", like=make_images(3, channels=1, size=(28, 28)), epsilon=0.1, seed=0
+    )
+    larger = make_images(3, channels=1, size=(32, 32))
+    for use in (lambda: perturb(generator, larger.x), lambda: learn(generator, larger)):
+        with pytest.raises(PoisonkitError, match=r"\(1, 28, 28\), the images are \(1, 32, 32\)"):
+            use()
 
 
 def test_images_outside_the_data_range_are_refused(make_images):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from poisonkit.attacks import metapoison
 from poisonkit.attacks.batch_statistics import use_batch_statistics
-from poisonkit.attacks.look_ahead import Procedure, margin
+from poisonkit.attacks.look_ahead import OBJECTIVES, Procedure, margin
 from poisonkit.attacks.metapoison import craft
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import target_losses, target_slope
@@ -100,14 +100,21 @@ def test_the_losses_are_those_of_a_plain_loop_of_gradient_descent(normalised, st
         }
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 @pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_gradient_by_pixels_is_that_of_finite_differences(normalised, steps):
+@pytest.mark.parametrize("counted", ["last", "all"])
+def test_the_gradient_by_pixels_is_that_of_finite_differences(
+    normalised, steps, objective, counted
+):
     model, theta, batches, targets, wanted = unrolled_problem(normalised, steps)
     (first, y), *later = batches
 
     def loss(x):
-        return target_losses(model, theta, [(x, y), *later], targets, wanted, rate=0.3)[-1]
+        losses = target_losses(
+            model, theta, [(x, y), *later], targets, wanted, rate=0.3, objective=objective
+        )
+        return losses[-1] if counted == "last" else losses.sum()
 
     x = first.clone().requires_grad_()
     (slope,) = torch.autograd.grad(loss(x), x)

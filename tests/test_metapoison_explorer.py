@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-widgets = pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets")
 
-from poisonkit.experiments import EXPERIMENTS  # noqa: E402
-from poisonkit.explorers import metapoison as explorers  # noqa: E402
+from explorer_controls import controls, status
+
+from poisonkit.experiments import EXPERIMENTS
+from poisonkit.explorers import metapoison as explorers
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TINY: dict[str, object] = {
@@ -41,19 +43,6 @@ def crafted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(explorers, "_craft", keep)
     return found
-
-
-def controls(box: Any) -> dict[str, Any]:
-    """All that can be moved, by its description."""
-    found = {}
-    for part in getattr(box, "children", ()):
-        found |= {part.description: part} if getattr(part, "description", "") else {}
-        found |= controls(part)
-    return found
-
-
-def status(box: Any) -> str:
-    return next(part for part in box.children if isinstance(part, widgets.HTML)).value
 
 
 def test_stepping_through_the_crafting_tells_what_the_victims_of_each_step_do(

@@ -1,9 +1,14 @@
 """Every notebook runs from any folder, at a size below quick, with and without explorers."""
 
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from poisonkit.workers import process_pool, usable_cores
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BELOW = CHECKOUT / "notebooks"
@@ -32,72 +37,112 @@ TINY_IN = {
     },
 }
 
-papermill = pytest.importorskip("papermill")
+pytest.importorskip("papermill")
 pytestmark = pytest.mark.slow
 
+PATHS = sorted(BELOW.glob("*/*.ipynb"))
+#: With explorers all of them; as the book runs them, which shows none, one of each chapter.
+CHAPTER_RUNS = [(path, True) for path in PATHS]
+CHAPTER_RUNS += [(path, False) for path in {path.parent: path for path in PATHS}.values()]
+Run = tuple[Path, dict[str, Any]]
+RUNS: dict[str, Run] = {
+    f"{path.parent.name}-{path.stem}-{live}": (
+        path,
+        {
+            "interactive": live,
+            **(TINY_OF.get(path.stem) or TINY_IN.get(path.parent.name, TINY)),
+        },
+    )
+    for path, live in CHAPTER_RUNS
+}
+SCORECARD, OTHER_ATTACK = "scorecard", "another attack"
+RUNS[SCORECARD] = (BELOW / "scorecard.ipynb", {})
+RUNS[OTHER_ATTACK] = (
+    BELOW / "spectral_signatures" / "removal.ipynb",
+    {
+        "interactive": False,
+        **TINY,
+        "source": "3",
+        "target": "8",
+        "pattern": "L",
+        "position": (2, 2),
+        "share": 0.2,
+    },
+)
 
-def outputs(notebook: Any) -> list[Any]:
-    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
+def execute(run: Run, folder: Path) -> str:
+    """Execute a notebook in a folder, with a cache there; return the traceback of a failure."""
+    import papermill
 
-@pytest.fixture
-def run_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from poisonkit.notebook import kernel_settings
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("POISONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def run_at(path: Path, **parameters: object) -> Any:
+    path, parameters = run
+    os.chdir(folder)
+    os.environ |= {"POISONKIT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    try:
         with kernel_settings() as settings:
-            return papermill.execute_notebook(
+            papermill.execute_notebook(
                 path,
-                tmp_path / path.name,
+                folder / "executed.ipynb",
                 parameters=parameters,
                 kernel_name="python3",
                 progress_bar=False,
                 **settings,
             )
-
-    return run_at
-
-
-PATHS = sorted(BELOW.glob("*/*.ipynb"))
-#: With explorers all of them; as the book runs them, which shows none, one of each chapter.
-RUNS = [(path, True) for path in PATHS]
-RUNS += [(path, False) for path in {path.parent: path for path in PATHS}.values()]
+    except Exception:
+        return traceback.format_exc()
+    return ""
 
 
-@pytest.mark.parametrize(
-    ("path", "interactive"),
-    [pytest.param(path, live, id=f"{path.parent.name}-{path.stem}-{live}") for path, live in RUNS],
-)
-def test_a_chapter_notebook_runs(
-    path: Path, interactive: bool, run_at: Any, tmp_path: Path
-) -> None:
-    tiny = TINY_OF.get(path.stem) or TINY_IN.get(path.parent.name, TINY)
-    executed = run_at(path, interactive=interactive, **tiny)
-    shown = [output.get("data", {}) for output in outputs(executed)]
+@pytest.fixture(scope="module")
+def folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Path]]:
+    """Execute what the chosen tests ask for, one a core, and wait for one by its name."""
+    here = [item for item in request.session.items if item.path == Path(__file__)]
+    names = [item.callspec.params["name"] for item in here]  # type: ignore[attr-defined]
+    with process_pool(usable_cores()) as pool:
+        where = {name: tmp_path_factory.mktemp("run") for name in names}
+        runs = {name: pool.submit(execute, RUNS[name], where[name]) for name in names}
+
+        def wait(name: str) -> Path:
+            assert not (failure := runs[name].result()), failure
+            return where[name]
+
+        yield wait
+
+
+def outputs(folder: Path) -> list[Any]:
+    import nbformat
+
+    notebook = nbformat.read(folder / "executed.ipynb", as_version=4)
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in (SCORECARD, OTHER_ATTACK)])
+def test_a_chapter_notebook_runs(name: str, folders: Callable[[str], Path]) -> None:
+    folder = folders(name)
+    shown = [output.get("data", {}) for output in outputs(folder)]
     assert any("image/png" in data for data in shown)
     explorers = [data for data in shown if data.get("text/plain", "").startswith("VBox(")]
-    assert bool(explorers) == interactive
-    assert list((tmp_path / "cache" / "records").rglob("*.json"))
-    assert not [output for output in outputs(executed) if output.output_type == "error"]
+    assert bool(explorers) == RUNS[name][1]["interactive"]
+    assert list((folder / "cache" / "records").rglob("*.json"))
+    assert not [output for output in outputs(folder) if output.output_type == "error"]
 
 
-def test_the_scorecard_shows_every_exhibit(run_at: Any) -> None:
+@pytest.mark.parametrize("name", [SCORECARD])
+def test_the_scorecard_shows_every_exhibit(name: str, folders: Callable[[str], Path]) -> None:
     from poisonkit.claims import EXHIBITS
 
-    executed = run_at(BELOW / "scorecard.ipynb")
     shown = "".join(
-        str(output.get("data", {}).get("text/html", "")) for output in outputs(executed)
+        str(output.get("data", {}).get("text/html", "")) for output in outputs(folders(name))
     )
     assert all(exhibit.exhibit in shown for exhibit in EXHIBITS)
 
 
-def test_another_attack_can_be_chosen_by_parameters(run_at: Any) -> None:
-    attack = {"source": "3", "target": "8", "pattern": "L", "position": (2, 2), "share": 0.2}
-    executed = run_at(
-        BELOW / "spectral_signatures" / "removal.ipynb", interactive=False, **attack, **TINY
-    )
-    assert "3 → 8, 20%" in str(outputs(executed))
+@pytest.mark.parametrize("name", [OTHER_ATTACK])
+def test_another_attack_can_be_chosen_by_parameters(
+    name: str, folders: Callable[[str], Path]
+) -> None:
+    assert "3 → 8, 20%" in str(outputs(folders(name)))

@@ -25,7 +25,7 @@ from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.graphs import Recorded
 from poisonkit.images import ImageSet
-from poisonkit.models.generators import NoiseGenerator
+from poisonkit.models.generators import NoiseGenerator, check_shape
 from poisonkit.training import Recipe, Sampler
 
 
@@ -203,9 +203,11 @@ def fit_generator(
     Raises
     ------
     PoisonkitError
-        If the label map is none on the data set's classes, or a loss stops being finite.
+        If the label map is none on the data set's classes, if the generator does not fit the
+        images, or if a loss stops being finite.
     """
     check_label_map(procedure.label_map, images)
+    check_shape(generator, (images.channels, *images.image_size))
     learner = Learner(generator, surrogate(seed).to(images.device), procedure)
     best = {name: _copy_of(generator) for name in scores}
     state = nn.ModuleDict({"generator": generator, "best": nn.ModuleDict(best)})

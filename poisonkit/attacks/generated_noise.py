@@ -1,19 +1,23 @@
 """What a learned noise generator does to images; saving it, and reading it back."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import add_noise
 from poisonkit.bounds import levels, round_within
+from poisonkit.data import image_files, read_image
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
-from poisonkit.models.generators import GENERATORS, NoiseGenerator
+from poisonkit.models.generators import GENERATORS, NoiseGenerator, check_shape
 from poisonkit.poison import Poison, clean_label_poison
 
 FORMAT = 1
@@ -41,6 +45,39 @@ def perturb(generator: NoiseGenerator, x: Tensor, *, batch_size: int = 500) -> T
     return torch.cat(out)
 
 
+def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Path) -> int:
+    """Perturb every image in a folder and below it, whatever the sizes, and return how many.
+
+    Each is written at its place below ``out``, which must be empty or new, as PNG, since a
+    format with losses would not keep the bound. Images become grey or coloured, as the
+    generator has it.
+
+    Raises
+    ------
+    PoisonkitError
+        If there are no images, if one cannot be read or does not fit the generator, or if two
+        would get the same name.
+    """
+    folder, out = Path(folder), Path(out)
+    paths = image_files(folder)
+    if not paths:
+        raise PoisonkitError(f"no images in {folder}")
+    if out.exists() and any(out.iterdir()):
+        raise PoisonkitError(f"{out} is not empty; give a new folder")
+    places = [out / path.relative_to(folder).with_suffix(".png") for path in paths]
+    if twice := {str(place) for place in places if places.count(place) > 1}:
+        raise PoisonkitError(f"several images would become {min(twice)}; rename one of them")
+    first = next(generator.parameters())
+    mode = "L" if first.shape[1] == 1 else "RGB"
+    for path, place in zip(paths, places, strict=True):
+        pixels = np.asarray(read_image(path, mode=mode))
+        x = torch.tensor(pixels, device=first.device).reshape(*pixels.shape[:2], -1)
+        noisy = perturb(generator, x.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy.cpu().numpy().squeeze()).save(place)
+    return len(paths)
+
+
 def craft(
     train: ImageSet, generator: NoiseGenerator, *, share: float = 1.0, seed: int = 0
 ) -> Poison:
@@ -66,18 +103,14 @@ def rows_to_perturb(train: ImageSet, *, share: float, seed: int) -> Tensor:
 
 def check_fit(generator: NoiseGenerator, x: Tensor) -> None:
     """Refuse images that the generator cannot make noise for, naming both sides."""
-    first = next(p for p in generator.parameters() if p.ndim == 4)
-    wanted = first.shape[1]
     if x.dtype != torch.uint8 or x.ndim != 4:
         raise PoisonkitError(
             f"images must be uint8 [N, C, H, W], values 0..255, not {x.dtype} {list(x.shape)}"
         )
-    if x.shape[1] != wanted:
-        raise PoisonkitError(
-            f"the generator takes images of {wanted} channels, these have {x.shape[1]}"
-        )
-    if x.device != first.device:
-        raise PoisonkitError(f"the generator is on {first.device}, the images are on {x.device}")
+    check_shape(generator, x.shape[1:])
+    device = next(generator.parameters()).device
+    if x.device != device:
+        raise PoisonkitError(f"the generator is on {device}, the images are on {x.device}")
 
 
 def save_generator(
@@ -89,9 +122,14 @@ def save_generator(
     ----------
     name, channels, options : what it was built from, see
         :func:`poisonkit.models.generators.create_generator`.
+
+    Raises
+    ------
+    PoisonkitError
+        If they are not what it was built from: it could not be read back.
     """
-    if name not in GENERATORS:
-        raise unknown("generator", name, GENERATORS)
+    state = {key: value.contiguous() for key, value in generator.state_dict().items()}
+    _rebuilt(name, channels, options, state, generator.epsilon)
     about = {
         "format": FORMAT,
         "generator": name,
@@ -99,7 +137,6 @@ def save_generator(
         "epsilon": generator.epsilon,
         "options": options,
     }
-    state = {key: value.contiguous() for key, value in generator.state_dict().items()}
     save_file(state, path, metadata={"poisonkit": json.dumps(about)})
 
 
@@ -115,9 +152,28 @@ def load_generator(path: Path, *, device: torch.device | str = "cpu") -> NoiseGe
         raise PoisonkitError(f"{path} is not a generator's file ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise PoisonkitError(f"{path} is not a generator of this version")
-    if about["generator"] not in GENERATORS:
-        raise unknown("generator", about["generator"], GENERATORS)
-    body = GENERATORS[about["generator"]](channels=about["channels"], **about["options"])
-    generator = NoiseGenerator(body, epsilon=about["epsilon"])
-    generator.load_state_dict(state)
-    return generator.to(device).eval()
+    return _rebuilt(
+        about["generator"], about["channels"], about["options"], state, about["epsilon"]
+    ).to(device)
+
+
+def _rebuilt(
+    name: str,
+    channels: int,
+    options: Mapping[str, int],
+    state: Mapping[str, Tensor],
+    epsilon: float,
+) -> NoiseGenerator:
+    """Build a generator, in eval mode, and give it weights that must be those of its kind."""
+    if name not in GENERATORS:
+        raise unknown("generator", name, GENERATORS)
+    generator = NoiseGenerator(GENERATORS[name](channels=channels, **options), epsilon=epsilon)
+    try:
+        generator.load_state_dict(state)
+    except RuntimeError as error:
+        about = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise PoisonkitError(
+            f"the weights are not those of a generator {name!r} for {channels} channels"
+            f" with {about or 'its usual options'}: give the options that it was created with"
+        ) from error
+    return generator.eval()

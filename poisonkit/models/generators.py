@@ -7,7 +7,7 @@ encoder-decoder. All end in ``epsilon * tanh``, equation 3.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -166,15 +166,35 @@ def create_generator(
         torch.default_generator.manual_seed(seed)
         body = GENERATORS[name](channels=like.channels, **options)
     generator = NoiseGenerator(body, epsilon=epsilon)
-    shape = (1, like.channels, *like.image_size)
-    try:
-        with torch.no_grad():
-            noise = generator.eval()(torch.zeros(shape))
-    except RuntimeError as error:
-        raise PoisonkitError(f"generator {name!r} cannot take images of {shape[1:]}") from error
-    if noise.shape != shape:
-        raise PoisonkitError(
-            f"generator {name!r} returns noise of {tuple(noise.shape[1:])}, "
-            f"the images are {shape[1:]}"
-        )
+    check_shape(generator, (like.channels, *like.image_size), called=f"generator {name!r}")
     return generator.train().to(like.device)
+
+
+@torch.no_grad()
+def check_shape(
+    generator: NoiseGenerator, shape: Sequence[int], *, called: str = "the generator"
+) -> None:
+    """Refuse images that the generator cannot make noise for, naming both sides.
+
+    Parameters
+    ----------
+    shape : of one image, [C, H, W].
+    called : how the message calls the generator.
+    """
+    # The first layer of every generator is a convolution.
+    first = next(p for p in generator.parameters() if p.ndim == 4)
+    if shape[0] != first.shape[1]:
+        raise PoisonkitError(
+            f"{called} takes images of {first.shape[1]} channels, these have {shape[0]}"
+        )
+    was_training = generator.training
+    try:
+        noise = generator.eval()(torch.zeros(1, *shape, device=first.device))
+    except RuntimeError as error:
+        raise PoisonkitError(f"{called} cannot take images of {tuple(shape)}") from error
+    finally:
+        generator.train(was_training)
+    if noise.shape[1:] != torch.Size(shape):
+        raise PoisonkitError(
+            f"{called} returns noise of {tuple(noise.shape[1:])}, the images are {tuple(shape)}"
+        )

@@ -112,7 +112,6 @@ PAPER: Mapping[str, Mapping[str, object]] = {
 _KEPT: Mapping[str, object] = {
     "surrogate": None,
     "procedure.epochs_per_trial": 1,
-    "procedure.amsgrad": False,
     "select_epochs": 5,
 }
 #: A laptop's: digits, ten short trials.
