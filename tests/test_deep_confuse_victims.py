@@ -14,10 +14,10 @@ from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.deep_confuse.data import begin
-from poisonkit.experiments.deep_confuse.steps import learned_generator
+from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN, learned_generator
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.settings import as_json, with_options
-from poisonkit.models import create
+from poisonkit.models import create, features
 from poisonkit.store import Record
 from poisonkit.training import fit
 
@@ -212,3 +212,22 @@ def test_a_support_vector_machine_sees_the_pixels_of_the_perturbed_images(labora
         )
         right = float((machine.predict(test) == data.test.y.numpy()).mean())
         assert by_seed(record, lambda t, kind=kind: t[kind], **own) == {0: right}
+
+
+@pytest.mark.parametrize("name", sorted(LAST_HIDDEN))
+def test_the_last_hidden_layer_is_what_the_logits_are_made_of(name, make_images):
+    images = make_images(8, channels=3, size=(32, 32))
+    network = create(name, like=images, seed=1, width=4).eval()
+    values = features(network, images.x, LAST_HIDDEN[name])
+    with torch.no_grad():
+        expected = network(images.x.float() / 255)
+        found = network.body.linear(values)
+    torch.testing.assert_close(found, expected)
+
+
+def test_every_network_that_an_attack_is_measured_with_has_a_last_hidden_layer():
+    """Figure 3 shows it."""
+    for name in ATTACKS:
+        for variant in ("paper", "released"):
+            config = EXPERIMENTS[f"deep_confuse/{name}"].configure(profile="paper", variant=variant)
+            assert config.model in LAST_HIDDEN

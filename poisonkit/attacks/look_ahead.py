@@ -123,6 +123,9 @@ def look_ahead(
 ) -> tuple[float, float, Tensor]:
     """Let every surrogate go through one epoch, and sum the meta-gradient over its batches.
 
+    The surrogates take turns. On a CPU ``torch.func.vmap`` over their stacked weights gives the
+    same gradients five times more slowly (`benchmarks/metapoison.py`).
+
     Returns
     -------
     The target's loss before and after unrolling, and the gradient [n, C, H, W], each a mean over

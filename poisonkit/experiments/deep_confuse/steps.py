@@ -36,6 +36,9 @@ LAST_HIDDEN = {
     "released_two_layer_cnn": "hidden",
     "five_layer_cnn": "pool",
     "five_layer_cnn_bn": "pool",
+    # The two dimensions before the logits.
+    "bottleneck_vgg11": "pool",
+    "bottleneck_vgg19": "pool",
 }
 
 

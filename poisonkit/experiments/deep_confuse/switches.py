@@ -1,4 +1,4 @@
-"""Each place where paper and released code differ, switched by itself."""
+"""Places where paper and released code differ, or the paper is silent, switched one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Each place where paper and released code differ, switched by itself."""
+"""Places where paper and released code differ, switched one by one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
