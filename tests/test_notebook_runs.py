@@ -55,6 +55,7 @@ RUNS: dict[str, Run] = {
     )
     for path, live in CHAPTER_RUNS
 }
+CHAPTERS = [*RUNS]
 SCORECARD, OTHER_ATTACK = "scorecard", "another attack"
 RUNS[SCORECARD] = (BELOW / "scorecard.ipynb", {})
 RUNS[OTHER_ATTACK] = (
@@ -101,7 +102,7 @@ def folders(
 ) -> Iterator[Callable[[str], Path]]:
     """Execute what the chosen tests ask for, one a core, and wait for one by its name."""
     here = [item for item in request.session.items if item.path == Path(__file__)]
-    names = [item.callspec.params["name"] for item in here]  # type: ignore[attr-defined]
+    names = [item.callspec.params["name"] for item in here]
     with process_pool(usable_cores()) as pool:
         where = {name: tmp_path_factory.mktemp("run") for name in names}
         runs = {name: pool.submit(execute, RUNS[name], where[name]) for name in names}
@@ -120,7 +121,7 @@ def outputs(folder: Path) -> list[Any]:
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in (SCORECARD, OTHER_ATTACK)])
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_notebook_runs(name: str, folders: Callable[[str], Path]) -> None:
     folder = folders(name)
     shown = [output.get("data", {}) for output in outputs(folder)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
+from poisonkit.models import evaluating
 
 
 def _down(
@@ -187,13 +188,11 @@ def check_shape(
         raise PoisonkitError(
             f"{called} takes images of {first.shape[1]} channels, these have {shape[0]}"
         )
-    was_training = generator.training
     try:
-        noise = generator.eval()(torch.zeros(1, *shape, device=first.device))
+        with evaluating(generator):
+            noise = generator(torch.zeros(1, *shape, device=first.device))
     except RuntimeError as error:
         raise PoisonkitError(f"{called} cannot take images of {tuple(shape)}") from error
-    finally:
-        generator.train(was_training)
     if noise.shape[1:] != torch.Size(shape):
         raise PoisonkitError(
             f"{called} returns noise of {tuple(noise.shape[1:])}, the images are {tuple(shape)}"
