@@ -182,6 +182,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
         "select_epochs": 2,
         # A generator takes an hour of one core, and hardly learns in twice as many trials.
         "generators": 1,
+        "repeats": 1,
         "procedure.trials": 30,
     },
     "imagenet2": {
