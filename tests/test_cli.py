@@ -132,6 +132,24 @@ def test_records_need_neither_papermill_nor_jupyter(cache: Path) -> None:
     assert Path(finished.stdout.splitlines()[-1]).is_file()
 
 
+def test_libraries_that_take_seconds_to_import_wait_until_they_are_needed() -> None:
+    slow = {"torchvision", "timm", "sklearn", "scipy.stats", "matplotlib", "pandas", "papermill"}
+    script = (
+        "import sys\n"
+        "from poisonkit.cli import main\n"
+        "sys.argv = ['poisonkit', 'list']\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    print(sorted({slow} & set(sys.modules)))\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "metapoison/crafting" in finished.stdout
+    assert finished.stdout.splitlines()[-1] == "[]", finished.stderr
+
+
 def test_says_its_version(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,8 +4,9 @@ import math
 import random
 
 import pytest
+import torch
 
-from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.statistics import auroc, mean_and_deviation, wilson
 
 Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -46,3 +47,14 @@ def test_the_deviation_is_that_of_a_sample_and_unknown_for_one_value():
     assert mean_and_deviation([2.0, 4.0, 9.0]) == pytest.approx((5.0, math.sqrt((9 + 1 + 16) / 2)))
     assert mean_and_deviation([3.5]) == (3.5, None)
     assert mean_and_deviation([3.5, 3.5]) == (3.5, 0.0)
+
+
+def test_the_auroc_is_the_share_of_pairs_that_the_scores_put_right():
+    generator = torch.Generator().manual_seed(1)
+    marked = torch.rand(80, generator=generator) < 0.3
+    # Few values, so that some pairs are equal; those count half.
+    scores = torch.randint(0, 12, (80,), generator=generator) + 3 * marked
+    pairs = scores[marked][:, None] - scores[~marked][None]
+    by_count = (pairs > 0).double().mean() + (pairs == 0).double().mean() / 2
+    assert auroc(marked, scores) == pytest.approx(float(by_count), abs=1e-12)
+    assert auroc(marked, -scores) == pytest.approx(1 - float(by_count), abs=1e-12)

@@ -5,8 +5,6 @@ are crafted with them (section 4).
 """
 
 from torch import nn
-from torchvision.models.googlenet import Inception
-from torchvision.models.mobilenetv2 import InvertedResidual
 
 from poisonkit.errors import PoisonkitError
 
@@ -35,6 +33,9 @@ def add_dropout(body: nn.Module, rate: float, *, name: str) -> None:
 
 def _add_to(unit: nn.Module, rate: float) -> int:
     """Add dropout within one unit, and return at how many places."""
+    from torchvision.models.googlenet import Inception
+    from torchvision.models.mobilenetv2 import InvertedResidual
+
     if isinstance(unit, InvertedResidual):
         # The last two are the projection and its normalisation.
         last = len(unit.conv) - 2

@@ -3,7 +3,8 @@
 As published, most of these networks reduce an image to a quarter of its side before
 their first stage, which leaves of 32 pixels a single one in the end. Here the first
 convolution is 3x3 of stride 1 and nothing is pooled after it, as CIFAR-10 classifiers of
-these kinds have it. Their units are torchvision's and timm's.
+these kinds have it. Their units are torchvision's and timm's, which take seconds to import:
+each function imports what it builds with.
 
 The parts are named ``stem``, ``stage1`` ... (each ends before the image is made smaller;
 ``stage2.0`` is a unit of one), ``pool`` (the last representation [N, d]) and ``linear``.
@@ -15,10 +16,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import DenseNet
-from torchvision.models.googlenet import Inception
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 #: Channels of the first stage of a published network, to which ``width`` is relative.
 FULL = 64
@@ -59,6 +56,25 @@ def _stem(channels_in: int, channels: int) -> nn.Sequential:
 Unit = Callable[[int, int, int, nn.Module | None], nn.Module]
 
 
+def _basic(channels_in: int, channels: int, stride: int, shortcut: nn.Module | None) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock
+
+    return BasicBlock(channels_in, channels, stride, shortcut)
+
+
+def _bottleneck(
+    channels_in: int,
+    channels: int,
+    stride: int,
+    shortcut: nn.Module | None,
+    *,
+    groups: int = 1,
+) -> nn.Module:
+    from torchvision.models.resnet import Bottleneck
+
+    return Bottleneck(channels_in, channels, stride, shortcut, groups=groups)
+
+
 def _squeeze_and_excitation(
     channels_in: int, channels: int, stride: int, shortcut: nn.Module | None
 ) -> nn.Module:
@@ -88,10 +104,10 @@ def _residual(
 
 #: The unit, how many times its first convolution's channels leave it, and units in each stage.
 RESIDUAL: dict[str, tuple[Unit, int, tuple[int, ...]]] = {
-    "resnet18": (BasicBlock, 1, (2, 2, 2, 2)),
-    "resnet50": (Bottleneck, 4, (3, 4, 6, 3)),
+    "resnet18": (_basic, 1, (2, 2, 2, 2)),
+    "resnet50": (_bottleneck, 4, (3, 4, 6, 3)),
     "senet18": (_squeeze_and_excitation, 1, (2, 2, 2, 2)),
-    "resnext29_2x64d": (partial(Bottleneck, groups=2), 4, (3, 3, 3)),
+    "resnext29_2x64d": (partial(_bottleneck, groups=2), 4, (3, 3, 3)),
 }
 
 
@@ -143,6 +159,8 @@ INVERTED = (
 
 
 def _inverted(*, width: int, channels: int, classes: int) -> nn.Module:
+    from torchvision.models.mobilenetv2 import InvertedResidual
+
     wide = width // 2
     stem = _stem(channels, wide)
     stages = []
@@ -178,6 +196,8 @@ INCEPTION = (
 
 
 def _inception(*, width: int, channels: int, classes: int) -> nn.Module:
+    from torchvision.models.googlenet import Inception
+
     wide = 192 * width // FULL
     stem = _stem(channels, wide)
     stages = []
@@ -203,6 +223,8 @@ DENSE: dict[str, tuple[int, ...]] = {
 
 
 def _dense(blocks: tuple[int, ...], *, width: int, channels: int, classes: int) -> nn.Module:
+    from torchvision.models import DenseNet
+
     whole = DenseNet(growth_rate=width // 2, block_config=blocks, num_init_features=width)
     parts = dict(whole.features.named_children())
     stages = [nn.Sequential(parts["denseblock1"])]

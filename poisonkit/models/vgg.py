@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs
 
 #: torchvision's names of the published configurations.
 CONFIGURATIONS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
@@ -24,6 +23,8 @@ class SmallImageVGG(nn.Module):
     def __init__(
         self, *, configuration: str, classes: int, channels: int = 3, width: int = 64
     ) -> None:
+        from torchvision.models.vgg import cfgs
+
         super().__init__()
         stages: list[nn.Sequential] = [nn.Sequential()]
         for entry in cfgs[CONFIGURATIONS[configuration]]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from poisonkit.defenses.spectral import REMOVAL_FACTOR, spectral_filter
@@ -18,6 +17,7 @@ from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.images import ImageSet
+from poisonkit.statistics import auroc
 from poisonkit.store import Json
 
 
@@ -101,13 +101,13 @@ def _filtered(frozen: FrozenVictim, images: Tensor, data: Data, targets: ImageSe
     found = [spectral_filter(one, labels, suspected=len(rows)) for one in sets]
     kept = torch.stack([one.keep for one in found])
     own = torch.nonzero(labels == data.poison_label).flatten()
-    poisoned = torch.isin(own, rows).cpu().numpy()
+    poisoned = torch.isin(own, rows)
     trained = frozen.fine_tune(images, kept=kept)
     return {
         "filtered": frozen.predict(*trained, targets),
         "left": [int(keep[rows].sum()) for keep in kept],
         "removed": found[0].removed_per_label[data.poison_label],
-        "auroc": [float(roc_auc_score(poisoned, one.scores[own].cpu().numpy())) for one in found],
+        "auroc": [auroc(poisoned, one.scores[own]) for one in found],
     }
 
 

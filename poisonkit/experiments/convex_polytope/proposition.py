@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import SVC
 from torch import Tensor
 
 from poisonkit.errors import PoisonkitError, unknown
@@ -100,6 +98,9 @@ class Line:
 
 def widest(scene: Scene) -> Line:
     """Train the linear classifier with the widest margin on everything but the target."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import SVC
+
     x = np.concatenate([scene.own, scene.poisons, scene.other])
     y = np.repeat([1, 0], [len(scene.own) + len(scene.poisons), len(scene.other)])
     with warnings.catch_warnings():

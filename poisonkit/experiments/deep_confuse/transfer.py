@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.svm import SVC
 from torch import Tensor
 
 from poisonkit.attacks.generated_noise import craft
@@ -131,6 +129,9 @@ def _accuracy(
 
 
 def _classical(name: str, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.svm import SVC
+
     options = dict(CLASSICAL[name])
     if name == "random forest":
         return RandomForestClassifier(random_state=seed, **options)

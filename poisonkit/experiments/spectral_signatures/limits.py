@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from poisonkit.defenses.spectral import outlier_scores
@@ -28,7 +27,7 @@ from poisonkit.experiments.spectral_signatures.steps import (
     train_on,
 )
 from poisonkit.models import features
-from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.statistics import auroc, mean_and_deviation, wilson
 from poisonkit.store import Json
 
 #: Removals, as multiples of epsilon, for which the poisons left are recorded.
@@ -92,7 +91,7 @@ def limits_trial(
         ).cpu()
         name = layer_name(tap, pool)
         layers[name] = {
-            "auroc": float(roc_auc_score(mask.numpy(), scores.numpy())),
+            "auroc": auroc(mask, scores),
             "left": poisons_left(scores, mask),
         }
         if (tap, pool) == (config.tap, config.pool):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from poisonkit.defenses.spectral import top_singular_vectors
@@ -20,7 +19,7 @@ from poisonkit.experiments.spectral_signatures.setting import (
 )
 from poisonkit.experiments.spectral_signatures.steps import begin, is_captured, train_on
 from poisonkit.models import features
-from poisonkit.statistics import mean_and_deviation
+from poisonkit.statistics import auroc, mean_and_deviation
 from poisonkit.store import Json
 
 
@@ -82,10 +81,7 @@ def signature_trial(
         "natural_before": evaluate(model, data.test),
         "hits_before": hits_before,
         "captured": is_captured(hits_before, len(triggered)),
-        "auroc": {
-            name: float(roc_auc_score(mask.cpu().numpy(), values.cpu().numpy()))
-            for name, values in seen.items()
-        },
+        "auroc": {name: auroc(mask, values) for name, values in seen.items()},
         "statistics": statistics(representation, mask),
         "class_names": list(data.test.class_names),
     }
