@@ -180,7 +180,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
         "recipe.batch_size": 64,
         "recipe.epochs": 6,
         "select_epochs": 2,
-        # A generator takes an hour of one core, and hardly learns in twice as many trials.
+        # A generator takes an hour of one core, and hardly learns.
         "generators": 1,
         "repeats": 1,
         "procedure.trials": 30,
