@@ -1,4 +1,4 @@
-"""Uncertainty: no number of this project stands without it.
+"""Uncertainty, without which no number of this project stands; and what scores tell apart.
 
 scipy and scikit-learn take seconds to import; what needs them imports them.
 """

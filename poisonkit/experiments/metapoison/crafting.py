@@ -82,7 +82,7 @@ CRAFTING = Experiment(
     profiles=profiles_of(
         paper={"pairs": 1, "victims": 4},
         # A target that networks trained on clean images find somewhat like the wanted class.
-        quick={"pairs": 1, "victims": 4, "target": 32, "kept_every": 5},
+        quick={"victims": 4, "target": 32, "kept_every": 5},
         small={"pairs": 1},
     ),
     variants=VARIANTS,
@@ -147,7 +147,7 @@ VICTIMS = Experiment(
     summary="Figure 4: target loss, success and accuracy while victims train, for several pairs",
     version=2,
     config=MetaConfig,
-    profiles=profiles_of(),
+    profiles=profiles_of(quick={"pairs": 2}),
     variants=VARIANTS,
     units=_victims,
     trial=_victim_trial,

@@ -142,7 +142,7 @@ LIMITS = Experiment(
     version=2,
     config=LimitsConfig,
     profiles=profiles_of(
-        paper={"pairs": 2}, quick={"pairs": 1, "poisons": 30}, small={"pairs": 3, "poisons": 200}
+        paper={"pairs": 2}, quick={"poisons": 30}, small={"pairs": 3, "poisons": 200}
     ),
     variants=VARIANTS,
     units=_units,
@@ -213,7 +213,7 @@ TARGETS = Experiment(
     config=TargetsConfig,
     profiles=profiles_of(
         paper={"pairs": 1, "victims": 1},
-        quick={"pairs": 1, "victims": 1, "tried": 4},
+        quick={"victims": 1, "tried": 4},
         small={"pairs": 1, "victims": 1, "tried": 6},
     ),
     variants=VARIANTS,

@@ -238,7 +238,7 @@ MECHANISM = Experiment(
     config=MechanismConfig,
     profiles=profiles_of(
         paper={"pairs": 2, "victims": 4},
-        quick={"arrows": 6, "collided": 10, "iterations": 200, "victims": 2},
+        quick={"pairs": 2, "arrows": 6, "collided": 10, "iterations": 200, "victims": 2},
         small={"pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
     ),
     variants=VARIANTS,

@@ -89,7 +89,7 @@ QUICK: Mapping[str, object] = {
     "images_per_class": 60,
     "poison_class": "1",
     "target_class": "8",
-    "pairs": 2,
+    "pairs": 1,
     "poisons": 60,
     "model": "small_cnn",
     "width": 4,

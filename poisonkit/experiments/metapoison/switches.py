@@ -68,7 +68,6 @@ SWITCHING = one_at_a_time(
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={
-            "pairs": 1,
             # Digits have no colours; the others are what the profile does anyway, with one
             # unrolled step alone.
             "switches": _without(

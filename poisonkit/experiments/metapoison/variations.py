@@ -104,7 +104,7 @@ BUDGET = one_at_a_time(
     units=_budget_units,
     profiles=profiles_of(
         paper={"pairs": 2},
-        quick={"pairs": 1, "budgets": (15, 30, 60)},
+        quick={"budgets": (15, 30, 60)},
         small={"pairs": 3, "budgets": (50, 200, 500)},
     ),
 )
@@ -184,12 +184,7 @@ TRAINING = one_at_a_time(
     units=_training_units,
     profiles=profiles_of(
         paper={"pairs": 2},
-        quick={
-            "pairs": 1,
-            "networks": ("resnet8", "five_block_cnn"),
-            "padding": 1,
-            "mirrored": False,
-        },
+        quick={"networks": ("resnet8", "five_block_cnn"), "padding": 1, "mirrored": False},
         small={"pairs": 3, "networks": ("resnet8", "small_cnn")},
     ),
     victims_only=True,
@@ -236,5 +231,5 @@ SCENARIO = one_at_a_time(
     summary="Figure 6c: one target, a label that no poison has, several targets at once",
     config=ScenarioConfig,
     units=_scenario_units,
-    profiles=profiles_of(quick={"pairs": 1, "several": 2}, small={"pairs": 3, "several": 2}),
+    profiles=profiles_of(quick={"several": 2}, small={"pairs": 3, "several": 2}),
 )
