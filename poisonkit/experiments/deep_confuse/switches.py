@@ -113,7 +113,7 @@ SWITCHING = Experiment(
         },
         # Both algorithms learn the same generator to rounding, so one of them will do.
         small={
-            "repeats": 1,
+            "generators": 1,
             "switches": tuple(name for name in SWITCHES if "Algorithm 1" not in name),
         },
     ),
