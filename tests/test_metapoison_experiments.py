@@ -12,7 +12,7 @@ from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.metapoison import switches, variations
 from poisonkit.experiments.metapoison.pairs import begin
 from poisonkit.experiments.networks import Context
-from poisonkit.experiments.settings import as_json
+from poisonkit.experiments.settings import as_json, with_options
 from poisonkit.store import Json
 
 
@@ -109,6 +109,10 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             for key, value in own["procedure"].items()
             if value != plain["procedure"][key]
         }
+        if unit["switch"] == "released":
+            own["recipe"] |= {
+                key: plain["recipe"][key] for key in ("momentum", "warmup", "milestones")
+            }
         assert {**own, "procedure": plain["procedure"]} == plain
     assert found == {
         "paper": {},
@@ -119,12 +123,36 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             "colour": 0.04,
             "smoothness": 8.0,
         },
+        "released": {
+            "objective": "margin",
+            "losses": "all",
+            "epsilon": 8 / 255,
+            "colour": 0.04,
+            "smoothness": 8.0,
+            "momentum": 0.0,
+        },
         "surrogates trained on poisons": {"trajectory": "poisoned"},
         "surrogates trained on clean images": {},  # the paper's
         "one unrolled step": {"unroll": 1},
         "two unrolled steps": {},  # the paper's
         "sign of the gradient": {"optimizer": "sign"},
     }
+
+
+def test_at_the_papers_scale_the_released_switch_is_the_variant_but_for_its_scale():
+    experiment = EXPERIMENTS["metapoison/switches"]
+    plain = experiment.configure(switches=("released",))
+    own = switches._switched(plain, experiment.units(plain)[0])
+    code = experiment.configure(variant="released", switches=("released",))
+    scale = {
+        "model": plain.model,
+        "procedure.surrogates": plain.procedure.surrogates,
+        "recipe.epochs": plain.recipe.epochs,
+    }
+    expected = as_json(with_options(code, scale)) | {"variant": "paper"}
+    assert as_json(own) == expected
+    assert code.model != plain.model
+    assert code.procedure.surrogates != plain.procedure.surrogates
 
 
 @pytest.mark.parametrize(("profile", "colours"), [("quick", 1), ("small", 3)])
@@ -140,6 +168,7 @@ def test_off_the_papers_scale_no_switch_is_what_the_profile_does_anyway(profile,
     assert procedures["paper"] == json.dumps(as_json(config)["procedure"])
     assert len(set(procedures.values())) == len(procedures) >= 5
     assert ("smaller change, and of colours" in procedures) == (colours == 3)
+    assert ("released" in procedures) == (colours == 3)
 
 
 # Records --------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from poisonkit.errors import unknown
-from poisonkit.experiments.metapoison.setting import MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.setting import RELEASED, MetaConfig, profiles_of
 from poisonkit.experiments.metapoison.variations import one_at_a_time
 from poisonkit.experiments.metapoison.victims import runs
 from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.store import Json
 
-#: What each switch changes of the paper's setting; the three after it are the released code's.
+#: How many surrogates, how long and which network: the scale, which is not the code's doing.
+_SCALE = ("model", "procedure.surrogates", "recipe.epochs")
+#: What each switch changes of the paper's setting; the four after it are the released code's,
+#: ``released`` all of them together with how it trains.
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "margin loss": {"procedure.objective": "margin"},
@@ -20,6 +23,7 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
         "procedure.colour": 0.04,
         "procedure.smoothness": 8.0,
     },
+    "released": {name: value for name, value in RELEASED.items() if name not in _SCALE},
     "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
     "surrogates trained on clean images": {"procedure.trajectory": "clean"},
     "one unrolled step": {"procedure.unroll": 1},
@@ -73,6 +77,7 @@ SWITCHING = one_at_a_time(
             "switches": _without(
                 "loss of all unrolled steps",
                 "smaller change, and of colours",
+                "released",
                 "surrogates trained on poisons",
                 "one unrolled step",
             ),
