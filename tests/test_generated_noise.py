@@ -143,6 +143,21 @@ def test_every_image_of_a_folder_is_perturbed_within_the_bound(make_images, tmp_
     assert np.array_equal(after.reshape(7, 9, -1), alone.numpy()), "as the image by itself"
 
 
+def test_noise_is_made_once_an_image_and_once_more_to_check_each_size(make_images, tmp_path):
+    generator = saturated(make_images(3, size=(16, 16)), 0.1)
+    shapes = []
+    generator.register_forward_hook(lambda module, inputs, noise: shapes.append(noise.shape[2:]))
+    (tmp_path / "in").mkdir()
+    for number, size in enumerate([(16, 16), (8, 24), (16, 16), (16, 16)]):
+        image = make_images(3, size=size, seed=number).x[0].permute(1, 2, 0).numpy()
+        Image.fromarray(image).save(tmp_path / "in" / f"{number}.png")
+    assert perturb_folder(generator, tmp_path / "in", tmp_path / "out") == 4
+    assert sorted(shapes) == [(8, 24)] * 2 + [(16, 16)] * 4
+    shapes.clear()
+    perturb(generator, make_images(7, size=(16, 16)).x, batch_size=2)
+    assert len(shapes) == 1 + 4
+
+
 def test_a_folder_that_cannot_be_perturbed_is_said_before_anything_is_written(
     make_images, tmp_path
 ):

@@ -37,12 +37,16 @@ def perturb(generator: NoiseGenerator, x: Tensor, *, batch_size: int = 500) -> T
     Rounding to whole values never leads out of the epsilon-ball: where it would, the
     value stays one short of it.
     """
-    limit = levels(generator.epsilon)
-    out = []
-    for chunk in x.split(batch_size):
-        noise = noise_of(generator, chunk, batch_size=batch_size)
-        out.append(round_within(add_noise(chunk.float() / 255, noise), chunk, limit=limit))
-    return torch.cat(out)
+    check_fit(generator, x)
+    return torch.cat([_perturb(generator, chunk) for chunk in x.split(batch_size)])
+
+
+@torch.no_grad()
+def _perturb(generator: NoiseGenerator, x: Tensor) -> Tensor:
+    images = x.float() / 255
+    with evaluating(generator):
+        noisy = add_noise(images, generator(images))
+    return round_within(noisy, x, limit=levels(generator.epsilon))
 
 
 def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Path) -> int:
@@ -69,10 +73,16 @@ def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Pat
         raise PoisonkitError(f"several images would become {min(twice)}; rename one of them")
     first = next(generator.parameters())
     mode = "L" if first.shape[1] == 1 else "RGB"
+    fitting = set[torch.Size]()
     for path, place in zip(paths, places, strict=True):
         pixels = np.asarray(read_image(path, mode=mode))
         x = torch.tensor(pixels, device=first.device).reshape(*pixels.shape[:2], -1)
-        noisy = perturb(generator, x.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        x = x.permute(2, 0, 1)[None]
+        # The check makes noise for a blank image: as much work as the image itself.
+        if x.shape not in fitting:
+            check_fit(generator, x)
+            fitting.add(x.shape)
+        noisy = _perturb(generator, x)[0].permute(1, 2, 0)
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy.cpu().numpy().squeeze()).save(place)
     return len(paths)
