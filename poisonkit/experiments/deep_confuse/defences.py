@@ -146,7 +146,9 @@ DEFENCE = Experiment(
     summary="what augmentation, adversarial training and the spectral filter leave of the attack",
     version=1,
     config=DefencesConfig,
-    profiles=profiles_of("mnist", quick={"repeats": 2}, small={"generators": 1, "attack_steps": 3}),
+    profiles=profiles_of(
+        "mnist", quick={"repeats": 2}, small={"generators": 1, "repeats": 1, "attack_steps": 3}
+    ),
     variants={"paper": {}},
     units=_defence_units,
     trial=defence_trial,
