@@ -10,7 +10,7 @@ from poisonkit.experiments.metapoison.victims import runs
 from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.store import Json
 
-#: How many surrogates, how long and which network: the scale, which is not the code's doing.
+#: Which network, how many surrogates and epochs: the scale, which no switch changes.
 _SCALE = ("model", "procedure.surrogates", "recipe.epochs")
 #: What each switch changes of the paper's setting; the four after it are the released code's,
 #: ``released`` all of them together with how it trains.
