@@ -1,16 +1,22 @@
 """Explorers answer every control, and show a mistake as a sentence, never as a traceback."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("ipywidgets")
 
 from explorer_controls import controls, status
+from ipywidgets import Output
 
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.explorers import spectral_signatures as explorers
+from poisonkit.explorers.shared import show
+from poisonkit.plots import panels
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -27,8 +33,26 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that an explorer has shown, in order."""
     shown: list[Any] = []
-    monkeypatch.setattr(explorers, "_replace", lambda output, figure: shown.append(figure))
+    monkeypatch.setattr(explorers, "show", lambda output, figure: shown.append(figure))
     return shown
+
+
+def test_an_output_shows_one_figure_the_last_without_anything_displayed_within_it() -> None:
+    """What is displayed within an output, a client that runs the notebook has to answer."""
+    output = Output()
+    messages: list[Any] = []
+    output.observe(lambda change: messages.append(change["new"]), names="msg_id")
+    pictures = []
+    for colour in ("red", "blue"):
+        figure, [[axes]] = panels(1, 1, size=(2, 1))
+        axes.set_facecolor(colour)
+        show(output, figure)
+        [shown] = output.outputs
+        assert shown["output_type"] == "display_data"
+        image = Image.open(io.BytesIO(base64.b64decode(shown["data"]["image/png"])))
+        pictures.append(image.convert("RGB").getpixel((image.width // 2, image.height // 3)))
+    assert pictures == [(255, 0, 0), (0, 0, 255)]
+    assert not messages
 
 
 def test_moving_the_trigger_moves_its_pixels(config: Any, drawn: list[Any]) -> None:

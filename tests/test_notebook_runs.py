@@ -75,9 +75,14 @@ RUNS[OTHER_ATTACK] = (
 def execute(run: Run, folder: Path) -> str:
     """Execute a notebook in a folder, with a cache there; return the traceback of a failure."""
     import papermill
+    from nbclient.output_widget import OutputWidget
 
     from poisonkit.notebook import kernel_settings
 
+    def answer(*_: object) -> None:
+        raise AssertionError("displayed within an output: see poisonkit.explorers.shared.show")
+
+    OutputWidget.sync_state = answer
     path, parameters = run
     os.chdir(folder)
     os.environ |= {"POISONKIT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}

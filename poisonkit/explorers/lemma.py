@@ -4,11 +4,11 @@ import math
 
 import ipywidgets as widgets
 import torch
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from poisonkit.defenses.spectral import top_singular_vectors
 from poisonkit.experiments.spectral_signatures.lemma import BOUND, overlap
+from poisonkit.explorers.shared import show
 from poisonkit.plots import COLOURS, panels, two_histograms
 
 POINTS = 2000
@@ -29,9 +29,7 @@ def lemma_explorer(*, seed: int = 0) -> widgets.VBox:
             spread=(along.value, across.value),
             seed=seed,
         )
-        with output:
-            output.clear_output(wait=True)
-            display(figure)
+        show(output, figure)
 
     for control in (gap, epsilon, along, across):
         control.observe(draw, names="value")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import display
+from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 
 from poisonkit.devices import choose_device
@@ -47,6 +47,13 @@ def message(error: PoisonkitError) -> str:
 
 
 def show(output: widgets.Output, figure: Figure) -> None:
-    with output:
-        output.clear_output(wait=True)
-        display(figure)
+    """Put a figure in the place of what an output shows.
+
+    It is written into the output's state. What is *displayed* within an output is answered by
+    the client that runs a notebook, which may then miss that the cell has ended, and wait for it
+    without end: https://github.com/jupyter/nbclient/issues/312.
+    """
+    picture = print_figure(figure, fmt="png", base64=True)
+    output.outputs = (
+        {"output_type": "display_data", "data": {"image/png": picture}, "metadata": {}},
+    )

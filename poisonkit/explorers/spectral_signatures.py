@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import display
 from torch import Tensor
 
 from poisonkit.attacks.backdoor import PATTERNS, Trigger
@@ -23,6 +22,7 @@ from poisonkit.experiments.spectral_signatures.steps import (
     poisoned_data,
     train_on,
 )
+from poisonkit.explorers.shared import show
 from poisonkit.figures.spectral_signatures import threshold_figure
 from poisonkit.models import Classifier, features
 from poisonkit.plots import panels, show_images
@@ -59,7 +59,7 @@ def trigger_explorer(
         figure, axes = panels(1, len(shown), size=(10, 2.4))
         for axis, image in zip(axes[0], trigger.stamp(shown), strict=True):
             show_images(axis, image, source)
-        _replace(output, figure)
+        show(output, figure)
 
     controls = [pattern, row, column, *colour]
     for control in controls:
@@ -137,7 +137,7 @@ def removal_explorer(
             figure = threshold_figure(
                 cached["scores"], cached["poisoned"], removed=removed, centred=config.centred
             )
-            _replace(output, figure)
+            show(output, figure)
 
     button.on_click(train)
     layer.observe(score, names="value")
@@ -183,9 +183,3 @@ def _place_controls(config: SpectralConfig, image_size: tuple[int, int]) -> tupl
 
 def _colour(config: SpectralConfig, channels: int) -> tuple[int, ...]:
     return config.colour or (255,) * channels
-
-
-def _replace(output: widgets.Output, figure: Any) -> None:
-    with output:
-        output.clear_output(wait=True)
-        display(figure)
