@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -79,15 +80,15 @@ def execute(run: Run, folder: Path) -> str:
 
     from poisonkit.notebook import kernel_settings
 
-    def answer(*_: object) -> None:
-        raise AssertionError("displayed within an output: see poisonkit.explorers.shared.show")
-
-    OutputWidget.sync_state = answer
+    answered = AssertionError("displayed within an output: see poisonkit.explorers.shared.show")
     path, parameters = run
     os.chdir(folder)
     os.environ |= {"POISONKIT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     try:
-        with kernel_settings() as settings:
+        with (
+            patch.object(OutputWidget, "sync_state", side_effect=answered),
+            kernel_settings() as settings,
+        ):
             papermill.execute_notebook(
                 path,
                 folder / "executed.ipynb",
