@@ -32,7 +32,7 @@ def test_histograms_of_each_part_sum_to_one() -> None:
     figure, axes = panels(1, 1, size=(3, 2))
     values = torch.randn(200, generator=torch.Generator().manual_seed(0))
     two_histograms(axes[0, 0], values, torch.arange(200) < 30, label="value")
-    heights = [sum(patch.get_height() for patch in group) for group in axes[0, 0].containers]
+    heights = [sum(part.get_data().values) for part in axes[0, 0].patches]
     assert heights == pytest.approx([1, 1])
     assert figure.axes[0].get_xlabel() == "value"
 

@@ -9,9 +9,10 @@ from string import ascii_uppercase
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from poisonkit.claims import EXHIBITS
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json, options_of
-from poisonkit.scorecard import JUDGED_PROFILES, Judgement, judge_all, records_of
+from poisonkit.scorecard import JUDGED_PROFILES, Judgement, judge, judge_all, records_of
 from poisonkit.store import Json, Record, Store, default_store
 
 VERDICT_MARKS = {"reproduced": "✔", "partly": "◐", "not": "✘", "not attempted": "–"}
@@ -87,11 +88,9 @@ class Html:
 
 def verdicts(experiment: str) -> Html:
     """Return the scorecard's rows that rest on one experiment, and below them their rules."""
-    judged = [
-        judgement
-        for judgement in judge_all()
-        if judgement.exhibit_of.experiment == experiment and judgement.outcome
-    ]
+    store = default_store()
+    own = (exhibit for exhibit in EXHIBITS if exhibit.experiment == experiment)
+    judged = [found for exhibit in own if (found := judge(exhibit, store)).outcome]
     if not judged:
         return Html("<p>There is no record to judge yet.</p>")
     rules = list(dict.fromkeys(judgement.exhibit_of.rule for judgement in judged))
