@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from poisonkit.claims.spectral_signatures_reported import TABLE_2
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json
+from poisonkit.figures.common import verdicts
 from poisonkit.scorecard import as_rows, judge_all, records_of
 from poisonkit.statistics import wilson
 from poisonkit.store import Json, Record, Store
@@ -205,6 +207,20 @@ def test_the_unchanged_small_profile_is_judged(store: Store, save: Callable[...,
     assert (row["verdict"], row["profile"], row["n"]) == ("reproduced", "small", 1)
     assert row["record"] == made.path.name
     assert row["reported"] == 0.015
+
+
+def test_a_page_shows_the_verdicts_on_its_own_exhibits_with_their_rules(
+    store: Store, save: Callable[..., Record]
+) -> None:
+    experiment = save("small").experiment
+    shown = verdicts(experiment, store=store).html
+    judged = [found for found in judge_all(store) if found.outcome]
+    assert TABLE in shown
+    for exhibit in EXHIBITS:
+        own = exhibit.experiment == experiment and any(j.exhibit_of is exhibit for j in judged)
+        assert (f">{escape(exhibit.exhibit)}</td>" in shown) == own
+        assert not own or escape(exhibit.rule) in shown
+    assert "no record to judge" in verdicts("metapoison/crafting", store=store).html
 
 
 def test_digits_and_changed_settings_are_not_judged(

@@ -86,9 +86,9 @@ class Html:
         return self.html
 
 
-def verdicts(experiment: str) -> Html:
+def verdicts(experiment: str, *, store: Store | None = None) -> Html:
     """Return the scorecard's rows that rest on one experiment, and below them their rules."""
-    store = default_store()
+    store = store or default_store()
     own = (exhibit for exhibit in EXHIBITS if exhibit.experiment == experiment)
     judged = [found for exhibit in own if (found := judge(exhibit, store)).outcome]
     if not judged:
