@@ -37,6 +37,31 @@ def repeatable_kernels() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state alone, and make cuDNN choose deterministic kernels."""
+    # Seeding touches every CUDA device, not only the one in use.
+    devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with torch.random.fork_rng(devices=devices), repeatable_kernels():
+        yield
+
+
+def seed_of(device: torch.device, seed: int) -> None:
+    """Seed what is drawn on a device without a generator; a CPU's seed leaves GPUs alone."""
+    if device.type == "cuda":
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a GPU that computes in bfloat16 by itself."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def name_of(device: torch.device) -> str:
     """Return a device's model name, as far as the system tells."""
     if device.type == "cuda":

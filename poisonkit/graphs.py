@@ -1,7 +1,9 @@
 """CUDA graphs: a step of many small kernels, recorded once and then launched as one."""
 
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ class Recorded:
             self._runs[shapes] += 1
             return self._run_aside(inputs)
         if shapes not in self._graphs:
-            self._graphs[shapes] = _Graph(self._work, inputs)
+            self._graphs[shapes] = _Graph(self._work, inputs, self._aside)
         return self._graphs[shapes].replay(inputs)
 
     def _run_aside(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -61,11 +63,30 @@ class Recorded:
         return results
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage now, and none within: a graph destroyed while another is recorded ends it."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class _Graph:
-    def __init__(self, work: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self,
+        work: Callable[..., tuple[Tensor, ...]],
+        inputs: tuple[Tensor, ...],
+        stream: torch.cuda.Stream | None,
+    ) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # By default torch records all graphs on one stream, of the first one's device.
+        with _no_collection(), torch.cuda.graph(self._graph, stream=stream):
             self._results = work(*self._inputs)
 
     def replay(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

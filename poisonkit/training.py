@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.checkpoint import restore, save
-from poisonkit.devices import repeatable_kernels
+from poisonkit.devices import has_bfloat16, reproducible, seed_of
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.images import ImageSet
@@ -49,7 +48,7 @@ class Recipe:
     batch_size : the largest batch; an epoch is cut into batches of nearly equal size.
     crop_padding : margin in pixels for random crops; 0 for none.
     flip : whether images are mirrored left-right at random.
-    precision : ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on CUDA.
+    precision : ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on a GPU that has it.
     """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -210,7 +209,7 @@ def fit(
     about = {"seed": seed, "images": images.checksum, "statistics": statistics}
     run = json.dumps({**about, **asdict(recipe)})
     history = [Epoch(**done) for done in restore(checkpoint, model, optimizer, run)]
-    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(device))
     total = recipe.epochs * sampler.steps
     bar = tqdm(
         total=total,
@@ -220,10 +219,10 @@ def fit(
         unit="step",
         leave=False,
     )
-    with bar, _reproducible(device):
+    with bar, reproducible(device):
         for number in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            torch.manual_seed(mixed(seed, number))
+            seed_of(device, mixed(seed, number))
             model.train(statistics == "batch")
             losses = torch.zeros(sampler.steps, device=device)
             correct = torch.zeros((), device=device)
@@ -286,15 +285,3 @@ def _check_finite(losses: Tensor, first_step: int, recipe: Recipe) -> None:
             f"the training loss became {float(losses[broken[0]])} at step "
             f"{first_step + int(broken[0])}; try a learning rate below {recipe.learning_rate}"
         )
-
-
-@contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state alone, and make cuDNN choose deterministic kernels."""
-    # Seeding touches every CUDA device, not only the one in use.
-    devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with (
-        torch.random.fork_rng(devices=devices),
-        repeatable_kernels(),
-    ):
-        yield

@@ -1,11 +1,14 @@
 """A step that is recorded on a GPU and replayed does what the step itself does."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from poisonkit.attacks import deep_confuse
-from poisonkit.attacks.deep_confuse import Procedure, fit_generator
+from poisonkit.attacks.deep_confuse import Learner, Procedure, fit_generator
 from poisonkit.graphs import WARM_UP, Recorded
 from poisonkit.models.generators import create_generator
 
@@ -69,6 +72,22 @@ def test_on_a_gpu_the_layout_of_the_inputs_may_change_between_calls():
     for _ in range(WARM_UP + 3):
         for given in (x, x.to(memory_format=torch.channels_last)):
             assert torch.equal(recorded(given)[0], x.flatten(1).cumsum(1))
+
+
+def test_a_learner_goes_with_its_last_user_and_so_do_its_recordings(make_images):
+    """Without waiting for Python's collector, to whom a full GPU says nothing."""
+    images = make_images(20, size=(16, 16), classes=3)
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+    make, procedure = _surrogate(images), Procedure(batch_size=10)
+    learner = Learner(generator, make(0), procedure)
+    learner.trial(make(1), images, seed=0, number=0)
+    gone = weakref.ref(learner)
+    gc.disable()
+    try:
+        del learner
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def _surrogate(images):

@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError
-from poisonkit.models import MODELS, Classifier, channel_statistics, create, features, tapped
+from poisonkit.models import (
+    MODELS,
+    Classifier,
+    channel_statistics,
+    create,
+    features,
+    must_take,
+    tapped,
+)
 
 
 def trained_a_little(name, images, **options) -> Classifier:
@@ -236,6 +244,17 @@ def test_taps_are_the_names_of_all_parts_and_an_unknown_one_lists_them(make_imag
             features(model, images.x, tap)
     with pytest.raises(PoisonkitError, match="known: flatten, mean"):
         features(model, images.x, "stem", pool="max")
+
+
+def test_a_network_that_fails_on_images_is_refused_and_full_memory_remains_what_it_is():
+    told = r"^this one cannot take images of \(4, 5\) pixels \(too small\); try more$"
+    with (
+        pytest.raises(PoisonkitError, match=told),
+        must_take("this one", (4, 5), advice="; try more"),
+    ):
+        raise RuntimeError("too small")
+    with pytest.raises(torch.OutOfMemoryError), must_take("this one", (4, 5)):
+        raise torch.OutOfMemoryError("full")
 
 
 def test_a_tap_is_taken_off_again_when_the_model_fails(make_images):

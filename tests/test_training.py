@@ -229,6 +229,31 @@ def test_batch_statistics_normalise_each_batch_by_itself_and_leave_the_averages(
     assert not torch.equal(predict(model, images.x, batch_size=16), expected)
 
 
+def test_training_on_a_cpu_leaves_the_random_numbers_of_gpus_alone(make_images, monkeypatch):
+    def reseeded(seed: int) -> None:
+        raise AssertionError("a GPU was seeded")
+
+    images = make_images(40)
+    model = small_net(images)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded)
+    with pytest.raises(AssertionError, match="a GPU was seeded"):
+        torch.manual_seed(0)
+    fit(model, images, SHORT, seed=0)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_precision_is_bfloat16_where_it_has_that(make_images):
+    images = make_images(64).to("cuda")
+    found = {}
+    for precision in ("auto", "bfloat16", "float32"):
+        model = create("small_cnn", like=images, seed=0)
+        fit(model, images, replace(SHORT, precision=precision), seed=0)
+        found[precision] = weights(model)
+    capable = torch.cuda.get_device_capability() >= (8, 0)
+    assert same(found["auto"], found["bfloat16" if capable else "float32"])
+    assert not same(found["bfloat16"], found["float32"])
+
+
 @pytest.mark.gpu
 def test_training_on_a_gpu_is_repeatable_and_learns_digits(tmp_path):
     train, test = (load("digits", split=split, device="cuda") for split in ("train", "test"))

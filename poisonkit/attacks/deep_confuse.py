@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 
 from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, prepare
 from poisonkit.checkpoint import restore, save
-from poisonkit.devices import repeatable_kernels
+from poisonkit.devices import reproducible
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.graphs import Recorded
 from poisonkit.images import ImageSet
@@ -101,8 +102,11 @@ class Learner:
             amsgrad=procedure.amsgrad,
             capturable=device.type == "cuda",
         )
-        self._learn, self._follow = Recorded(self._one_learn), Recorded(self._one_follow)
-        self._both = Recorded(self._one_of_both)
+        # By proxy: a learner goes, and what its recordings hold of a GPU, with its last user.
+        own = weakref.proxy(self)
+        self._learn = Recorded(lambda x, y: own._one_learn(x, y))
+        self._follow = Recorded(lambda x, y: own._one_follow(x, y))
+        self._both = Recorded(lambda x, y: own._one_of_both(x, y))
 
     def trial(
         self, surrogate: nn.Module, images: ImageSet, *, seed: int, number: int
@@ -224,7 +228,7 @@ def fit_generator(
         desc="generator",
         leave=False,
     )
-    with bar, torch.random.fork_rng(devices=[]), repeatable_kernels():
+    with bar, reproducible(images.device):
         for number in range(len(history), procedure.trials):
             start = time.perf_counter()
             generator.train()

@@ -22,7 +22,7 @@ from poisonkit.attacks.colour import Recolouring, reach
 from poisonkit.attacks.look_ahead import Procedure, look_ahead
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.checkpoint import restore, save
-from poisonkit.devices import repeatable_kernels
+from poisonkit.devices import reproducible
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
@@ -107,7 +107,7 @@ def craft(
         unit="step",
         leave=False,
     )
-    with bar, torch.random.fork_rng(), repeatable_kernels():
+    with bar, reproducible(train.device):
         if not history and not state.surrogates.ages.any():
             state.surrogates.stagger(clean, train.y)
             if checkpoint:

@@ -27,10 +27,10 @@ from poisonkit.attacks.surrounding import (
     ready_to_craft,
 )
 from poisonkit.checkpoint import restore, save
-from poisonkit.devices import repeatable_kernels
+from poisonkit.devices import reproducible, seed_of
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
-from poisonkit.models import channel_statistics
+from poisonkit.models import channel_statistics, must_take
 from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
 
@@ -124,13 +124,13 @@ def craft(
         unit="step",
         leave=False,
     )
-    with bar, torch.random.fork_rng(), repeatable_kernels(), ready_to_craft(substitutes, procedure):
+    with bar, reproducible(train.device), ready_to_craft(substitutes, procedure):
         aims = Aims(substitutes, targets, procedure, seed)
         for number in range(len(losses), procedure.iterations):
             start = time.perf_counter()
             if watch and number % watch_every == 0:
                 watched.append(_look(watch, state.images(), targets, procedure))
-            torch.manual_seed(seed + 1 + number)
+            seed_of(train.device, seed + 1 + number)
             optimizer.zero_grad(set_to_none=True)
             images = state.images()
             loss = backward(images, state.coefficients, substitutes, aims, procedure, stream=stream)
@@ -213,13 +213,9 @@ def check_request(
             raise PoisonkitError("a substitute needs at least one tap")
         for tap in substitute.taps:
             substitute.network.module_at(tap)
-        try:
-            with torch.no_grad(), ready_to_craft([substitute], procedure):
-                features_at(substitute, targets.x[:1].float() / 255)
-        except RuntimeError as error:
-            raise PoisonkitError(
-                f"a substitute cannot take images of {train.image_size} pixels ({error})"
-            ) from error
+        fits = must_take("a substitute", train.image_size)
+        with fits, torch.no_grad(), ready_to_craft([substitute], procedure):
+            features_at(substitute, targets.x[:1].float() / 255)
 
 
 class _State(nn.Module):

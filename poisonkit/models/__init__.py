@@ -5,7 +5,7 @@ itself: callers always pass images in [0, 1]. The features of any part of it can
 be read by the part's name (a *tap*), see :func:`features`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -181,6 +181,27 @@ def tapped(model: Classifier, tap: str, *, gradients: bool = False) -> Iterator[
         yield outputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def must_take(called: str, size: Sequence[int], *, advice: str = "") -> Iterator[None]:
+    """Refuse a network that fails on images of a size within the block, and say so.
+
+    Memory that runs out says nothing about the size, and remains the error that it is.
+
+    Parameters
+    ----------
+    called : how the message calls the network.
+    advice : what the message ends with.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise PoisonkitError(
+            f"{called} cannot take images of {tuple(size)} pixels ({error}){advice}"
+        ) from error
 
 
 @contextmanager

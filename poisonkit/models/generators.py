@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
-from poisonkit.models import evaluating
+from poisonkit.models import evaluating, must_take
 
 
 def _down(
@@ -188,11 +188,8 @@ def check_shape(
         raise PoisonkitError(
             f"{called} takes images of {first.shape[1]} channels, these have {shape[0]}"
         )
-    try:
-        with evaluating(generator):
-            noise = generator(torch.zeros(1, *shape, device=first.device))
-    except RuntimeError as error:
-        raise PoisonkitError(f"{called} cannot take images of {tuple(shape)}") from error
+    with must_take(called, shape[1:]), evaluating(generator):
+        noise = generator(torch.zeros(1, *shape, device=first.device))
     if noise.shape[1:] != torch.Size(shape):
         raise PoisonkitError(
             f"{called} returns noise of {tuple(noise.shape[1:])}, the images are {tuple(shape)}"

@@ -13,7 +13,7 @@ from poisonkit.experiments.convex_polytope.setting import Layers, PolytopeConfig
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.images import ImageSet
-from poisonkit.models import Classifier, create, features
+from poisonkit.models import Classifier, create, features, must_take
 from poisonkit.models.published import PUBLISHED
 from poisonkit.training import Sampler
 
@@ -139,12 +139,8 @@ def begin(
 def _check_victim(config: PolytopeConfig, data: Data, name: str) -> None:
     network = _fresh(config, data.pretraining, name)
     [layer] = taps_of(network, name, "last")
-    try:
+    with must_take(name, data.pretraining.image_size):
         features(network, data.targets.x[:1], layer)
-    except RuntimeError as error:
-        raise PoisonkitError(
-            f"{name} cannot take images of {data.pretraining.image_size} pixels ({error})"
-        ) from error
     if not isinstance(network.module_at("linear"), nn.Linear):
         raise PoisonkitError(f"{name} does not end in a linear layer that could be fine-tuned")
 

@@ -9,7 +9,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.networks import Context, Cost, width_option
 from poisonkit.images import ImageSet, batches
-from poisonkit.models import Classifier, create
+from poisonkit.models import Classifier, create, must_take
 from poisonkit.models.generators import NoiseGenerator, create_generator
 from poisonkit.training import Sampler
 
@@ -70,15 +70,9 @@ def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:
         if getattr(config, name) < 1:
             raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
     for name, width in networks_of(config):
-        try:
+        with must_take(name, data.train.image_size, advice="; set image_size"), torch.no_grad():
             network = new_network(config, data.train, seed=0, model=name, width=width).eval()
-            with torch.no_grad():
-                network(next(batches(data.train.x[:2])))
-        except RuntimeError as error:
-            raise PoisonkitError(
-                f"{name} cannot take images of {data.train.image_size} pixels ({error}); "
-                "set image_size"
-            ) from error
+            network(next(batches(data.train.x[:2])))
     return data, cost
 
 

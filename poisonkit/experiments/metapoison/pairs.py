@@ -9,7 +9,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.metapoison.setting import MetaConfig
 from poisonkit.experiments.networks import Context, Cost, width_option
 from poisonkit.images import ImageSet
-from poisonkit.models import Classifier, create, evaluating
+from poisonkit.models import Classifier, create, evaluating, must_take
 from poisonkit.store import Json
 from poisonkit.training import Sampler, mixed
 
@@ -77,13 +77,8 @@ def begin(config: MetaConfig, number: int, context: Context) -> tuple[Data, Pair
 @torch.no_grad()
 def _try(network: Classifier, name: str, images: ImageSet) -> None:
     """Refuse a network that cannot take the images."""
-    try:
-        with evaluating(network):
-            network(images.x.float() / 255)
-    except RuntimeError as error:
-        raise PoisonkitError(
-            f"{name} cannot take images of {images.image_size} pixels ({error})"
-        ) from error
+    with must_take(name, images.image_size), evaluating(network):
+        network(images.x.float() / 255)
 
 
 def draw_pair(config: MetaConfig, train: ImageSet, test: ImageSet, number: int) -> Pair:

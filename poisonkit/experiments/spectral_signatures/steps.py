@@ -13,7 +13,7 @@ from poisonkit.evaluation import predict
 from poisonkit.experiments.networks import Context, Cost, trained_network, width_option
 from poisonkit.experiments.spectral_signatures.setting import HAND_MADE, SpectralConfig
 from poisonkit.images import ImageSet, batches
-from poisonkit.models import Classifier, create
+from poisonkit.models import Classifier, create, must_take
 from poisonkit.statistics import wilson
 from poisonkit.store import Json
 from poisonkit.training import Sampler
@@ -162,14 +162,9 @@ def check_request(config: SpectralConfig, data: Poisoned, *, taps: Sequence[str]
     network.eval()
     for tap in taps or (config.tap,):
         network.module_at(tap)
-    try:
-        with torch.no_grad():
-            network(next(batches(data.train.x[:2])))
-    except RuntimeError as error:
-        size = data.train.image_size
-        raise PoisonkitError(
-            f"{config.model} cannot take images of {size} pixels ({error}); set image_size"
-        ) from error
+    fits = must_take(config.model, data.train.image_size, advice="; set image_size")
+    with fits, torch.no_grad():
+        network(next(batches(data.train.x[:2])))
     Sampler(data.train, config.recipe, seed=0)
     generator = torch.Generator().manual_seed(0)
     stand_in = torch.rand(len(data.train), 2, generator=generator).to(data.train.device)
