@@ -336,8 +336,12 @@ def test_a_single_layer_may_take_a_tenth_more_than_no_poisons():
     assert verdict(name, found(6)) == "not"
     assert verdict(name, found(9, clean=0.1)) == "partly"
     assert verdict(name, found(11, clean=0.1)) == "not"
-    only = record(row(4, attack="all stages", victim="dpn92"), substitutes=S2)
-    assert verdict(name, only) is None
+    # 2 end at 13.5 %; with several layers 13 begin at 15.9 %, 11 at 12.7 %.
+    assert verdict(name, end_to_end(layers("dpn92", 2, 13))) == "reproduced"
+    assert verdict(name, end_to_end(layers("dpn92", 2, 11))) == "partly"
+    for attack in ("all stages", "last layer"):
+        only = record(row(4, attack=attack, victim="dpn92"), substitutes=S2)
+        assert verdict(name, only) is None
 
 
 def test_several_layers_are_judged_on_known_architectures_alone():

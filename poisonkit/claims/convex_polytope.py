@@ -175,15 +175,17 @@ def _attack(record: Record, attack: str, **values: object) -> list[Json]:
 
 
 def judge_last_layer(record: Record) -> Outcome | None:
-    """Judge Figure 7's single layer, which hardly ever succeeds."""
-    own = _attack(record, "last layer")
-    if not own:
+    """Judge Figure 7's single layer, which hardly ever succeeds where several do."""
+    own, several = _attack(record, "last layer"), _attack(record, "all stages")
+    if not own or not several:
         return None
     found = _rate(own)
     without = sum(row["clean"] * row["targets"] for row in own) / found.n
     verdict: Verdict = "not"
     if found.measured - without <= 0.1:
-        verdict = "reproduced" if found.interval[1] <= 0.2 else "partly"
+        # Where nothing works end to end, it says little that a single layer does not.
+        others_work = _rate(several).interval[0] > found.interval[1]
+        verdict = "reproduced" if others_work and found.interval[1] <= 0.2 else "partly"
     return _rate(own, verdict=verdict)
 
 
@@ -327,7 +329,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="surrounding the target in the last layer hardly works against end-to-end training",
         quantity="targets taken for the poisons' class, all victims",
         rule="reproduced if the rate is at most 10 points above that without poisons and the "
-        "interval ends at 20 % at most; partly if the first holds; not otherwise. "
+        "interval ends at 20 % at most and below that of several layers; partly if the first "
+        "holds; not otherwise. "
         f"{_IF_FITTED}. {_WILSON}",
         judge=judge_last_layer,
     ),
