@@ -405,6 +405,8 @@ def test_every_target_has_a_dot_by_what_clean_networks_and_victims_think_of_it()
     values = [(1e-5, 0.9, 1.0), (0.3, 0.8, 1.0), (1e-3, 0.02, 0.0)]
     trials = [
         {
+            "target_class": "bird",
+            "wanted_class": "dog",
             "clean": {"wanted_probability": [clean]},
             "wanted_probability": [poisoned],
             # It is the last epoch that counts.
@@ -417,6 +419,7 @@ def test_every_target_has_a_dot_by_what_clean_networks_and_victims_think_of_it()
     assert curve(axes, "given the wanted label (2)") == ([1e-5, 0.3], [0.9, 0.8])
     assert curve(axes, "not given it (1)") == ([1e-3], [0.02])
     assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.get_title() == "bird that is to be called dog"
     assert "clean" in axes.get_xlabel()
     # Dots on the dashed line are targets of which poisons change nothing.
     [line] = [line for line in axes.lines if line.get_linestyle() == "--"]

@@ -125,6 +125,7 @@ def targets_figure(record: Record) -> Figure:
         yscale="log",
         xlabel="probability of the wanted label, network trained on clean images",
         ylabel="the same, on poisons",
+        title="{target_class} that is to be called {wanted_class}".format_map(trials[0]),
     )
     axes.axline((0.1, 0.1), (1, 1), color=COLOURS["reference"], ls="--", zorder=0)
     axes.legend(fontsize="small")
