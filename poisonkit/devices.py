@@ -46,7 +46,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
         yield
 
 
-def seed_of(device: torch.device, seed: int) -> None:
+def seed_device(device: torch.device, seed: int) -> None:
     """Seed what is drawn on a device without a generator; a CPU's seed leaves GPUs alone."""
     if device.type == "cuda":
         torch.manual_seed(seed)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.checkpoint import restore, save
-from poisonkit.devices import has_bfloat16, reproducible, seed_of
+from poisonkit.devices import has_bfloat16, reproducible, seed_device
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.images import ImageSet
@@ -222,7 +222,7 @@ def fit(
     with bar, reproducible(device):
         for number in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            seed_of(device, mixed(seed, number))
+            seed_device(device, mixed(seed, number))
             model.train(statistics == "batch")
             losses = torch.zeros(sampler.steps, device=device)
             correct = torch.zeros((), device=device)

@@ -64,6 +64,15 @@ def crafted(scene, procedure=SHORT, nets=None, **options):
     )
 
 
+def test_crafting_on_a_cpu_leaves_the_random_numbers_of_gpus_alone(scene, monkeypatch):
+    def reseeded(seed: int) -> None:
+        raise AssertionError("a GPU was seeded")
+
+    nets = substitutes(dropout=0.2)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded)
+    crafted(scene, replace(SHORT, iterations=2, dropout=True), nets=nets)
+
+
 # The objective ------------------------------------------------------------------------------
 
 

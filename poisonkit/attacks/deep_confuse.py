@@ -102,7 +102,8 @@ class Learner:
             amsgrad=procedure.amsgrad,
             capturable=device.type == "cuda",
         )
-        # By proxy: a learner goes, and what its recordings hold of a GPU, with its last user.
+        # Bound methods would keep the learner, and what its recordings hold of a GPU, after its
+        # last user is gone.
         own = weakref.proxy(self)
         self._learn = Recorded(lambda x, y: own._one_learn(x, y))
         self._follow = Recorded(lambda x, y: own._one_follow(x, y))

@@ -27,7 +27,7 @@ from poisonkit.attacks.surrounding import (
     ready_to_craft,
 )
 from poisonkit.checkpoint import restore, save
-from poisonkit.devices import reproducible, seed_of
+from poisonkit.devices import reproducible, seed_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import channel_statistics, must_take
@@ -130,7 +130,7 @@ def craft(
             start = time.perf_counter()
             if watch and number % watch_every == 0:
                 watched.append(_look(watch, state.images(), targets, procedure))
-            seed_of(train.device, seed + 1 + number)
+            seed_device(train.device, seed + 1 + number)
             optimizer.zero_grad(set_to_none=True)
             images = state.images()
             loss = backward(images, state.coefficients, substitutes, aims, procedure, stream=stream)

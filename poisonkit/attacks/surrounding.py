@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit.bounds import check_epsilon
-from poisonkit.devices import seed_of
+from poisonkit.devices import seed_device
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating, tapped
@@ -93,7 +93,7 @@ class Aims:
         self._x = targets.x.float() / 255
         self._mask = procedure.target_mask
         self._kept: list[list[Tensor]] = []
-        seed_of(targets.device, seed)
+        seed_device(targets.device, seed)
         if self._mask != "every":
             without = _evaluating_all(substitutes) if self._mask == "without" else nullcontext()
             with torch.no_grad(), without:
