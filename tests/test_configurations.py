@@ -43,6 +43,7 @@ OWN = {
     "switches": {"shares": [0.10]},
     "subpopulations": {"merged": ["cat", "dog"]},
     "limits": {"shares": [0.002, 0.005, 0.01, 0.02, 0.05, 0.10, 0.20]},
+    "trace": {"shares": [0.10], "placement": "replaced"},
 }
 STATED_RECIPE = {
     "optimizer": "sgd",

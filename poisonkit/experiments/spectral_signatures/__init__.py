@@ -7,8 +7,9 @@ from poisonkit.experiments.spectral_signatures.removal import REMOVAL
 from poisonkit.experiments.spectral_signatures.setting import SpectralConfig
 from poisonkit.experiments.spectral_signatures.signature import SIGNATURE
 from poisonkit.experiments.spectral_signatures.switches import SWITCHING
+from poisonkit.experiments.spectral_signatures.trace import TRACE
 
-ALL = (SIGNATURE, REMOVAL, SUBPOPULATIONS, ARCHITECTURES, LEMMA, LIMITS, SWITCHING)
+ALL = (SIGNATURE, REMOVAL, SUBPOPULATIONS, ARCHITECTURES, LEMMA, LIMITS, TRACE, SWITCHING)
 
 __all__ = [
     "ALL",
@@ -19,5 +20,6 @@ __all__ = [
     "SIGNATURE",
     "SUBPOPULATIONS",
     "SWITCHING",
+    "TRACE",
     "SpectralConfig",
 ]

@@ -1,6 +1,6 @@
 """The steps that the Spectral Signatures trials are made of: poison, train, filter, count."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +14,13 @@ from poisonkit.experiments.networks import Context, Cost, trained_network, width
 from poisonkit.experiments.spectral_signatures.setting import HAND_MADE, SpectralConfig
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create, must_take
+from poisonkit.poison import Poison
 from poisonkit.statistics import wilson
 from poisonkit.store import Json
 from poisonkit.training import Sampler
+
+#: Makes another poison of the attack's, the clean training set, and the trigger.
+Alter = Callable[[Poison, ImageSet, Trigger], Poison]
 
 #: Section 4.4 counts a backdoor as captured at "approximately 90 % or higher".
 CAPTURED = 0.90
@@ -50,8 +54,15 @@ class Poisoned:
         }
 
 
-def poisoned_data(config: SpectralConfig, unit: Json, context: Context) -> Poisoned:
-    """Load the data set, draw the trigger, and poison the training images."""
+def poisoned_data(
+    config: SpectralConfig, unit: Json, context: Context, *, alter: Alter | None = None
+) -> Poisoned:
+    """Load the data set, draw the trigger, and poison the training images.
+
+    Parameters
+    ----------
+    alter : makes what the training set is poisoned with of the attack's poison.
+    """
     train = context.load(config.dataset, "train", image_size=config.image_size)
     if config.images_per_class is not None:
         train = train.first_per_class(config.images_per_class)
@@ -74,6 +85,8 @@ def poisoned_data(config: SpectralConfig, unit: Json, context: Context) -> Poiso
         placement=config.placement,
         seed=unit["seed"],
     )
+    if alter:
+        poison = alter(poison, train, trigger)
     poisoned, mask = poison.apply(train)
     source_test = test.select(test.y == train.label_of(unit["source"]))
     return Poisoned(
@@ -139,11 +152,16 @@ def filter_images(config: SpectralConfig, representation: Tensor, data: Poisoned
 
 
 def begin(
-    config: SpectralConfig, unit: Json, context: Context, *, taps: Sequence[str] = ()
+    config: SpectralConfig,
+    unit: Json,
+    context: Context,
+    *,
+    taps: Sequence[str] = (),
+    alter: Alter | None = None,
 ) -> tuple[Poisoned, Cost]:
     """Start a trial: poison the data, and refuse what could not be done with them."""
     cost = Cost()
-    data = poisoned_data(config, unit, context)
+    data = poisoned_data(config, unit, context, alter=alter)
     check_request(config, data, taps=taps)
     return data, cost
 

@@ -21,6 +21,11 @@ from poisonkit.figures.spectral_signatures.signature import (
     spectrum_table,
 )
 from poisonkit.figures.spectral_signatures.threshold import threshold_figure, threshold_slider
+from poisonkit.figures.spectral_signatures.trace import (
+    trace_figure,
+    trace_scores_figure,
+    trace_table,
+)
 
 __all__ = [
     "auroc_table",
@@ -39,4 +44,7 @@ __all__ = [
     "switches_table",
     "threshold_figure",
     "threshold_slider",
+    "trace_figure",
+    "trace_scores_figure",
+    "trace_table",
 ]

@@ -1,0 +1,135 @@
+"""Beyond the paper: whose trace the filter finds."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from poisonkit.figures.common import plain
+from poisonkit.plots import COLOURS, panels, two_histograms
+from poisonkit.store import Json, Record
+
+#: Kinds as they fit below an axis.
+_SHORT = {"trigger and wrong label": "trigger and\nwrong label"}
+
+
+def trace_figure(record: Record) -> Figure:
+    """Draw, for the attack and each half of it, how far the marked images stand out.
+
+    One mark a run; filled where the backdoor was captured. Bars are means over the runs of
+    a pair of classes.
+    """
+    kinds = record.config["kinds"]
+    pairs = [tuple(pair) for pair in record.config["pairs"]]
+    colours = dict(zip(pairs, sns.color_palette("colorblind"), strict=False))
+    trials = record.metrics["trials"]
+    figure, [axes] = panels(1, 3, size=(11, 4.2))
+    chance = [100 * (1 - 1.5 * t["poisons"] / t["label_images"]) for t in trials]
+    panel = (
+        ("AUROC of the outlier scores", lambda t: t["auroc"], 0.5),
+        (
+            "marked images left (%)",
+            lambda t: 100 * t["left"] / t["poisons"],
+            sum(chance) / len(chance),
+        ),
+        (
+            "marked images given their label (%)",
+            lambda t: 100 * t["fitted"] / t["poisons"],
+            None,
+        ),
+    )
+    for axis, (label, value, by_chance) in zip(axes, panel, strict=True):
+        for number, (pair, colour) in enumerate(colours.items()):
+            shift = 0.22 * (number - (len(pairs) - 1) / 2)
+            for at, kind in enumerate(kinds):
+                own = [t for t in trials if (t["kind"], t["source"], t["target"]) == (kind, *pair)]
+                values = [value(t) for t in own]
+                if values:
+                    mean = sum(values) / len(values)
+                    axis.plot([at + shift - 0.08, at + shift + 0.08], [mean] * 2, color=colour)
+                for trial, found in zip(own, values, strict=True):
+                    face = colour if trial["captured"] else "white"
+                    axis.plot(at + shift, found, "o", color=colour, mfc=face, ms=6)
+        if by_chance is not None:
+            axis.axhline(by_chance, color=COLOURS["reference"], ls="--")
+            axis.annotate(
+                "chance",
+                (1, by_chance),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize="small",
+                color="#666666",
+            )
+        axis.set_xticks(range(len(kinds)), [_SHORT.get(kind, kind) for kind in kinds])
+        axis.set(ylabel=label, xlim=(-0.5, len(kinds) - 0.5))
+    axes[0].set_ylim(0, 1.03)
+    for axis in axes[1:]:
+        axis.set_ylim(-4, 104)
+    for pair, colour in colours.items():
+        axes[0].plot([], [], "o", color=colour, label=" → ".join(pair))
+    axes[0].plot([], [], "o", color="black", mfc="white", label="not captured")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(pairs) + 1,
+        frameon=False,
+    )
+    return figure
+
+
+def trace_scores_figure(record: Record) -> Figure:
+    """Draw the outlier scores of each pair's first run: a row a pair, a column a kind."""
+    kinds = record.config["kinds"]
+    trials = record.metrics["trials"]
+    pairs = [tuple(pair) for pair in record.config["pairs"]]
+    share = record.config["shares"][-1]
+    figure, axes = panels(len(pairs), len(kinds), size=(11, 0.6 + 2.5 * len(pairs)))
+    for row, pair in zip(axes, pairs, strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
+            number = next(
+                number
+                for number, t in enumerate(trials)
+                if (t["kind"], t["source"], t["target"], t["share"]) == (kind, *pair, share)
+            )
+            scores = record.arrays[f"{number}.scores"].double().clamp_min(0).sqrt()
+            marked = record.arrays[f"{number}.poisoned"]
+            two_histograms(axis, scores, marked, label="distance along top v")
+            if not axis.get_subplotspec().is_first_col():
+                axis.set_ylabel("")
+            if not axis.get_subplotspec().is_last_row():
+                axis.set_xlabel("")
+            title = f"{pair[0]} → {pair[1]}\n" if axis.get_subplotspec().is_first_col() else "\n"
+            axis.set_title(f"{title}{kind}: AUROC {trials[number]['auroc']:.2f}")
+    handles, _ = axes[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        ["the label's other images", "marked images"],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    return figure
+
+
+def trace_table(record: Record) -> Styler:
+    """Return a row for the attack and each half of it on each pair: means over its runs."""
+    rows = [
+        {
+            "Marked by": row["kind"],
+            "Backdoor": f"{row['source']} → {row['target']}, {row['share']:.0%}",
+            "Runs": f"{row['runs']}, {row['captured']} captured",
+            "Poisoned accuracy": f"{row['poisoned_before']:.1%}",
+            "Given their label": f"{row['fitted'][0]:.1%}",
+            "AUROC": _spread(row, "auroc", ".3f"),
+            "Left of marked": f"{_spread(row, 'left', '.0f')} of {row['poisons']}",
+            "Largest singular value": f"× {_spread(row, 'rise', '.2f')}",
+        }
+        for row in record.metrics["rows"]
+    ]
+    return plain(pd.DataFrame(rows))
+
+
+def _spread(row: Json, name: str, form: str) -> str:
+    mean, deviation = row[name]
+    return f"{mean:{form}}" + ("" if deviation is None else f" ± {deviation:{form}}")
