@@ -109,3 +109,18 @@ def test_beyond_quick_nothing_trains_before_the_button_is_pressed(
     assert not drawn
     controls(box)["Poison and train"].click()
     assert "poisoned images" in status(box)
+
+
+def test_half_of_the_attack_can_be_chosen_where_whose_trace_it_is_is_asked(
+    config: Any, drawn: list[Any]
+) -> None:
+    assert "marked by" not in controls(explorers.removal_explorer(config, device="cpu"))
+    trace = EXPERIMENTS["spectral_signatures/trace"].configure(
+        profile="quick", **{"recipe.epochs": 1, "images_per_class": 60}
+    )
+    box = explorers.removal_explorer(trace, device="cpu")
+    assert "6 poisoned images" in status(box)
+    for half in ("wrong label", "trigger"):
+        controls(box)["marked by"].value = half
+        controls(box)["Poison and train"].click()
+        assert f"6 images marked by the {half} alone" in status(box)

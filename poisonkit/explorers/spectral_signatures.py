@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from poisonkit.experiments.spectral_signatures.steps import (
     poisoned_data,
     train_on,
 )
+from poisonkit.experiments.spectral_signatures.trace import KINDS, TraceConfig, halved
 from poisonkit.explorers.shared import show
 from poisonkit.figures.spectral_signatures import threshold_figure
 from poisonkit.models import Classifier, features
@@ -81,7 +83,9 @@ def removal_explorer(
     """Train on a backdoor of one's choice, then move layer and threshold over the scores.
 
     Training runs at the configuration's scale when the button is pressed (at ``quick``
-    also once at the start); layer and threshold answer at once.
+    also once at the start); layer and threshold answer at once. With a
+    :class:`~poisonkit.experiments.spectral_signatures.trace.TraceConfig` a half of the attack
+    can be chosen, too.
     """
     context = Context(store=default_store(), device=str(choose_device(device)), data_root=data_root)
     images = context.load(config.dataset, "train")
@@ -89,6 +93,8 @@ def removal_explorer(
     share = widgets.FloatSlider(
         config.shares[0], min=0.01, max=0.3, step=0.01, description="share", readout_format=".0%"
     )
+    kinds = config.kinds if isinstance(config, TraceConfig) else KINDS[:1]
+    kind = widgets.Dropdown(options=kinds, value=kinds[0], description="marked by")
     layer = widgets.Dropdown(options=[config.tap], value=config.tap, description="layer")
     factor = widgets.FloatSlider(1.5, min=0, max=4, step=0.1, description="removal", readout=True)
     button = widgets.Button(
@@ -103,7 +109,7 @@ def removal_explorer(
         button.disabled, status.value = True, "Training ..."
         try:
             place = (row.value, column.value)
-            trained[:] = [_train(config, context, pattern.value, place, share.value)]
+            trained[:] = [_train(config, context, pattern.value, place, share.value, kind.value)]
         except PoisonkitError as error:
             status.value = f"<b>{error}</b>"
         else:
@@ -147,7 +153,7 @@ def removal_explorer(
     return widgets.VBox(
         [
             widgets.HBox([pattern, row, column]),
-            widgets.HBox([share, button]),
+            widgets.HBox([share, *([kind] if len(kinds) > 1 else []), button]),
             status,
             widgets.HBox([layer, factor]),
             output,
@@ -156,15 +162,22 @@ def removal_explorer(
 
 
 def _train(
-    config: SpectralConfig, context: Context, pattern: str, place: tuple[int, int], share: float
+    config: SpectralConfig,
+    context: Context,
+    pattern: str,
+    place: tuple[int, int],
+    share: float,
+    kind: str,
 ) -> _Trained:
     chosen = with_options(config, {"pattern": pattern, "position": place, "shares": (share,)})
     source, target = chosen.pairs[0]
     unit = {"source": source, "target": target, "share": share, "seed": chosen.seed}
-    data = poisoned_data(chosen, unit, context)
-    model = train_on(chosen, data.train, chosen.seed, context, Cost(), "poisoned")
+    half = partial(halved, kind=kind, seed=chosen.seed)
+    data = poisoned_data(chosen, unit, context, alter=half)
+    model = train_on(chosen, data.train, chosen.seed, context, Cost(), kind)
+    what = "poisoned images" if kind == KINDS[0] else f"images marked by the {kind} alone"
     summary = (
-        f"{data.count} poisoned images. Natural accuracy {evaluate(model, data.test):.1%}; "
+        f"{data.count} {what}. Natural accuracy {evaluate(model, data.test):.1%}; "
         f"of {len(data.triggered)} triggered images of {source}, {hits(model, data)} are "
         f"called {target}."
     )

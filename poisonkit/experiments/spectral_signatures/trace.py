@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -90,10 +91,8 @@ def halved(poison: Poison, train: ImageSet, trigger: Trigger, *, kind: str, seed
 
 
 def _begin(config: TraceConfig, unit: Json, context: Context) -> tuple[Poisoned, Cost]:
-    def alter(poison: Poison, train: ImageSet, trigger: Trigger) -> Poison:
-        return halved(poison, train, trigger, kind=unit["kind"], seed=unit["seed"])
-
-    return begin(config, unit, context, alter=alter)
+    half = partial(halved, kind=unit["kind"], seed=unit["seed"])
+    return begin(config, unit, context, alter=half)
 
 
 def trace_trial(
