@@ -54,9 +54,8 @@ def trace_figure(record: Record) -> Figure:
             axis.axhline(by_chance, color=COLOURS["reference"], ls="--")
             axis.annotate(
                 "chance",
-                (1, by_chance),
+                (0.01, by_chance),
                 xycoords=("axes fraction", "data"),
-                ha="right",
                 va="bottom",
                 fontsize="small",
                 color="#666666",
