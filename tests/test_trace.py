@@ -1,5 +1,6 @@
 """Whose trace the filter finds: the attack, and each half of it by itself."""
 
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.spectral_signatures.trace import KINDS
 from poisonkit.figures import spectral_signatures as figures
+from poisonkit.figures.common import frozen_records
 
 TRACE = EXPERIMENTS["spectral_signatures/trace"]
 LIMITS = EXPERIMENTS["spectral_signatures/limits"]
@@ -170,6 +172,26 @@ def test_histograms_are_of_all_images_of_the_label_and_titled_with_their_run(rec
     text = figures.trace_table(record).to_html()
     for row in record.metrics["rows"]:
         assert f"{row['auroc'][0]:.3f}" in text
+
+
+def test_the_frozen_rows_follow_from_the_frozen_trials():
+    records = frozen_records("spectral_signatures/trace")
+    assert records
+    for record in records:
+        trials = record.metrics["trials"]
+        rows = TRACE.summarise(TRACE.configure(profile="small"), trials)["rows"]
+        assert json.loads(json.dumps(rows)) == record.metrics["rows"]
+
+
+def test_shares_of_one_pair_are_told_apart_in_the_figures(store):
+    config = TRACE.configure(profile="quick", **{**TINY, "shares": (0.05, 0.10)})
+    record = run(TRACE, config, store=store, device="cpu")
+    figure = figures.trace_scores_figure(record)
+    titles = [axis.get_title().split("\n")[0] for axis in figure.axes]
+    assert [title for title in titles if title] == ["4 → 9, 5%", "4 → 9, 10%"]
+    (legend,) = figures.trace_figure(record).legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["4 → 9, 5%", "4 → 9, 10%", "not captured"]
 
 
 # What it refuses ----------------------------------------------------------------------------

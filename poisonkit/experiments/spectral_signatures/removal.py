@@ -1,6 +1,6 @@
 """Table 2: train, filter, train again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -63,17 +63,8 @@ def removal_summary(config: SpectralConfig, trials: Sequence[Json]) -> Json:
     return {"rows": rows_of(trials)}
 
 
-def rows_of(
-    trials: Sequence[Json], keys: Sequence[str] = ("source", "target", "share")
-) -> list[Json]:
-    """Summarise the trials that agree in ``keys``, in the order in which they first appear."""
-    groups: dict[tuple[object, ...], list[Json]] = {}
-    for trial in trials:
-        groups.setdefault(tuple(trial[key] for key in keys), []).append(trial)
-    return [dict(zip(keys, names, strict=True)) | _row(own) for names, own in groups.items()]
-
-
-def _row(own: Sequence[Json]) -> Json:
+def removal_row(own: Sequence[Json]) -> Json:
+    """Return the columns of Table 2 over some trials."""
     total = sum(trial["triggered_images"] for trial in own)
     row: Json = {"runs": len(own), "captured": sum(trial["captured"] for trial in own)}
     for moment in ("before", "after", "clean"):
@@ -87,6 +78,24 @@ def _row(own: Sequence[Json]) -> Json:
     row |= {"poisons_left": left, "poisons_left_deviation": spread}
     row["poisons"] = own[0]["poisons"]
     return row
+
+
+def rows_of(
+    trials: Sequence[Json],
+    keys: Sequence[str] = ("source", "target", "share"),
+    *,
+    row: Callable[[Sequence[Json]], Json] = removal_row,
+) -> list[Json]:
+    """Summarise the trials that agree in ``keys``, in the order in which they first appear.
+
+    Parameters
+    ----------
+    row : makes the other columns of such trials.
+    """
+    groups: dict[tuple[object, ...], list[Json]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(trial[key] for key in keys), []).append(trial)
+    return [dict(zip(keys, names, strict=True)) | row(own) for names, own in groups.items()]
 
 
 REMOVAL = Experiment(

@@ -15,6 +15,7 @@ from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.experiments.spectral_signatures.limits import FACTORS, poisons_left
+from poisonkit.experiments.spectral_signatures.removal import rows_of
 from poisonkit.experiments.spectral_signatures.setting import (
     QUICK,
     SMALL,
@@ -127,11 +128,7 @@ def trace_trial(
 
 def trace_summary(config: TraceConfig, trials: Sequence[Json]) -> Json:
     """For each kind, pair and share: how far its marked images stand out, and what is left."""
-    groups: dict[tuple[object, ...], list[Json]] = {}
-    names = ("kind", "source", "target", "share")
-    for trial in trials:
-        groups.setdefault(tuple(trial[name] for name in names), []).append(trial)
-    return {"rows": [dict(zip(names, key, strict=True)) | _row(own) for key, own in groups.items()]}
+    return {"rows": rows_of(trials, ("kind", "source", "target", "share"), row=_row)}
 
 
 def _row(own: Sequence[Json]) -> Json:

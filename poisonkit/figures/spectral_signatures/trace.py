@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.figures.common import plain
+from poisonkit.figures.spectral_signatures.filtering import backdoor_of
 from poisonkit.plots import COLOURS, panels, two_histograms
 from poisonkit.store import Json, Record
 
@@ -17,12 +18,12 @@ def trace_figure(record: Record) -> Figure:
     """Draw, for the attack and each half of it, how far the marked images stand out.
 
     One mark a run; filled where the backdoor was captured. Bars are means over the runs of
-    a pair of classes.
+    a pair and share.
     """
     kinds = record.config["kinds"]
-    pairs = [tuple(pair) for pair in record.config["pairs"]]
-    colours = dict(zip(pairs, sns.color_palette("colorblind"), strict=False))
     trials = record.metrics["trials"]
+    backdoors = list(dict.fromkeys(backdoor_of(t) for t in trials))
+    colours = dict(zip(backdoors, sns.color_palette("colorblind", len(backdoors)), strict=True))
     figure, [axes] = panels(1, 3, size=(11, 4.2))
     chance = [100 * (1 - 1.5 * t["poisons"] / t["label_images"]) for t in trials]
     panel = (
@@ -39,10 +40,10 @@ def trace_figure(record: Record) -> Figure:
         ),
     )
     for axis, (label, value, by_chance) in zip(axes, panel, strict=True):
-        for number, (pair, colour) in enumerate(colours.items()):
-            shift = 0.22 * (number - (len(pairs) - 1) / 2)
+        for number, (backdoor, colour) in enumerate(colours.items()):
+            shift = 0.22 * (number - (len(backdoors) - 1) / 2)
             for at, kind in enumerate(kinds):
-                own = [t for t in trials if (t["kind"], t["source"], t["target"]) == (kind, *pair)]
+                own = [t for t in trials if (t["kind"], backdoor_of(t)) == (kind, backdoor)]
                 values = [value(t) for t in own]
                 if values:
                     mean = sum(values) / len(values)
@@ -65,31 +66,30 @@ def trace_figure(record: Record) -> Figure:
     axes[0].set_ylim(0, 1.03)
     for axis in axes[1:]:
         axis.set_ylim(-4, 104)
-    for pair, colour in colours.items():
-        axes[0].plot([], [], "o", color=colour, label=" → ".join(pair))
+    for backdoor, colour in colours.items():
+        axes[0].plot([], [], "o", color=colour, label=backdoor)
     axes[0].plot([], [], "o", color="black", mfc="white", label="not captured")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=len(pairs) + 1,
+        ncols=len(backdoors) + 1,
         frameon=False,
     )
     return figure
 
 
 def trace_scores_figure(record: Record) -> Figure:
-    """Draw the outlier scores of each pair's first run: a row a pair, a column a kind."""
+    """Draw the outlier scores of each backdoor's first run: a row a backdoor, a column a kind."""
     kinds = record.config["kinds"]
     trials = record.metrics["trials"]
-    pairs = [tuple(pair) for pair in record.config["pairs"]]
-    share = record.config["shares"][-1]
-    figure, axes = panels(len(pairs), len(kinds), size=(11, 0.6 + 2.5 * len(pairs)))
-    for row, pair in zip(axes, pairs, strict=True):
+    backdoors = list(dict.fromkeys(backdoor_of(t) for t in trials))
+    figure, axes = panels(len(backdoors), len(kinds), size=(11, 0.6 + 2.5 * len(backdoors)))
+    for row, backdoor in zip(axes, backdoors, strict=True):
         for axis, kind in zip(row, kinds, strict=True):
             number = next(
                 number
                 for number, t in enumerate(trials)
-                if (t["kind"], t["source"], t["target"], t["share"]) == (kind, *pair, share)
+                if (t["kind"], backdoor_of(t)) == (kind, backdoor)
             )
             scores = record.arrays[f"{number}.scores"].double().clamp_min(0).sqrt()
             marked = record.arrays[f"{number}.poisoned"]
@@ -98,7 +98,7 @@ def trace_scores_figure(record: Record) -> Figure:
                 axis.set_ylabel("")
             if not axis.get_subplotspec().is_last_row():
                 axis.set_xlabel("")
-            title = f"{pair[0]} → {pair[1]}\n" if axis.get_subplotspec().is_first_col() else "\n"
+            title = f"{backdoor}\n" if axis.get_subplotspec().is_first_col() else "\n"
             axis.set_title(f"{title}{kind}: AUROC {trials[number]['auroc']:.2f}")
     handles, _ = axes[0][0].get_legend_handles_labels()
     figure.legend(
@@ -116,7 +116,7 @@ def trace_table(record: Record) -> Styler:
     rows = [
         {
             "Marked by": row["kind"],
-            "Backdoor": f"{row['source']} → {row['target']}, {row['share']:.0%}",
+            "Backdoor": backdoor_of(row),
             "Runs": f"{row['runs']}, {row['captured']} captured",
             "Poisoned accuracy": f"{row['poisoned_before']:.1%}",
             "Given their label": f"{row['fitted'][0]:.1%}",
