@@ -82,8 +82,12 @@ SWITCHING = one_at_a_time(
                 "one unrolled step",
             ),
         },
+        # Every switch crafts anew, a quarter of an hour and more for each pair. The number of
+        # poisons is that of ``metapoison/limits``, whose poisons and victims are shared.
         small={
             "pairs": 2,
+            "victims": 4,
+            "poisons": 200,
             "switches": _without(
                 "loss of all unrolled steps",
                 "surrogates trained on clean images",
