@@ -110,7 +110,15 @@ def epoch_and_parts(setting: Setting, rounds: int) -> None:
         place[rows] = torch.arange(len(rows), device=setting.device)
         own, y = setting.clean[rows], setting.images.y
         return lambda: look_ahead(
-            own, surrogates, setting.clean, y, place, setting.target, setting.wanted, procedure
+            own,
+            surrogates,
+            setting.clean,
+            y,
+            place,
+            setting.target,
+            setting.wanted,
+            procedure,
+            batches=range(surrogates.batches(count)),
         )
 
     network, theta = prepared(setting)

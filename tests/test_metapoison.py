@@ -230,54 +230,99 @@ def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
 # Crafting -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trajectory", ["clean", "poisoned"])
-def test_the_step_is_along_the_mean_gradient_of_all_batches_with_poisons(
-    scene, trajectory, monkeypatch
-):
-    """Once more, by a loop that builds the whole epoch of each surrogate with torch's autograd."""
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"trajectory": "clean"},
+        {"trajectory": "poisoned"},
+        {"later": "first"},
+        {"update": "batch"},
+        {"update": "batch", "trajectory": "poisoned"},
+    ],
+    ids=str,
+)
+def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, ways, monkeypatch):
+    """Once more, by a loop that unrolls each batch of each surrogate with torch's autograd."""
     train, targets, rows = scene
-    procedure = replace(SHORT, steps=1, trajectory=trajectory, optimizer="sign")
+    procedure = replace(SHORT, steps=1, optimizer="sign", **ways)
     slopes, starts = [], []
     original = metapoison.look_ahead
 
-    def watched(images, *others):
+    def watched(images, *others, batches):
         starts.append(images.clone())
-        result = original(images, *others)
-        slopes.append(result[2].clone())
+        result = original(images, *others, batches=batches)
+        slopes.append(result.slope.clone())
         return result
 
     monkeypatch.setattr(metapoison, "look_ahead", watched)
     crafted(scene, procedure)
     model = network(4)
     use_batch_statistics(model)
-    clean, expected = train.x.float() / 255, torch.zeros(6, 3, 8, 8)
+    clean, aims = train.x.float() / 255, targets.x.float() / 255
     population = Surrogates(network, procedure, 3)
     population.stagger(clean, train.y)
-    poisoned = clean.clone()
-    poisoned[rows] = starts[0]
-    assert float((poisoned - clean).abs().max()) > 0.01
-    aims, ways = targets.x.float() / 255, {"clean": clean, "poisoned": poisoned}
-    for surrogate in map(population.at, range(2)):
-        theta = {name: value.detach().clone() for name, value in surrogate.parameters.items()}
-        order, rate = surrogate.order(len(train)), surrogate.rate
-        for first, chosen in enumerate(order):
-            whole = poisoned.clone().requires_grad_()
-            window = [order[(first + ahead) % len(order)] for ahead in range(3)]
-            batches = [
-                (whole[r] if number == 0 else poisoned[r], train.y[r])
-                for number, r in enumerate(window)
-            ]
-            losses = target_losses(model, theta, batches, aims, torch.tensor([0, 0]), rate=rate)
-            (slope,) = torch.autograd.grad(losses[-1], whole)
-            expected += slope[rows] / 2
-            leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-            x = ways[trajectory][chosen]
-            loss = F.cross_entropy(functional_call(model, leaves, (x,)), train.y[chosen])
-            for (name, value), part in zip(
-                theta.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True
-            ):
-                theta[name] = value - rate * part
-    torch.testing.assert_close(slopes[0], expected, rtol=1e-3, atol=1e-6)
+    both = [population.at(number) for number in range(2)]
+    weights = [{name: value.clone() for name, value in one.parameters.items()} for one in both]
+    orders = [one.order(len(train)) for one in both]
+    changes = [range(4)] if procedure.update == "epoch" else [range(n, n + 1) for n in range(4)]
+    assert len(slopes) == len(changes)
+    for start, found, batches in zip(starts, slopes, changes, strict=True):
+        expected = torch.zeros(6, 3, 8, 8)
+        poisoned = clean.clone()
+        poisoned[rows] = start
+        assert float((poisoned - clean).abs().max()) > 0.01
+        for surrogate, theta, order in zip(both, weights, orders, strict=True):
+            for first in batches:
+                chosen, rate = order[first], surrogate.rate
+                whole = poisoned.clone().requires_grad_()
+                own = [row for row in chosen.tolist() if row in rows]
+                unrolled = [(whole[chosen], train.y[chosen])]
+                for ahead in (1, 2):
+                    r = order[(first + ahead) % 4]
+                    x, y = poisoned[r], train.y[r]
+                    if procedure.later == "first":
+                        x = torch.cat([poisoned[own], clean[r[len(own) :]]])
+                        y = torch.cat([train.y[own], train.y[r[len(own) :]]])
+                    unrolled.append((x, y))
+                wanted = torch.tensor([0, 0])
+                losses = target_losses(model, theta, unrolled, aims, wanted, rate=rate)
+                (slope,) = torch.autograd.grad(losses[-1], whole)
+                expected += slope[rows] / 2
+                leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
+                x = (poisoned if procedure.trajectory == "poisoned" else clean)[chosen]
+                loss = F.cross_entropy(functional_call(model, leaves, (x,)), train.y[chosen])
+                for (name, value), part in zip(
+                    theta.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True
+                ):
+                    theta[name] = value - rate * part
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_changes_after_every_batch_share_the_rate_of_a_step(scene):
+    train, _, rows = scene
+    procedure = replace(SHORT, steps=1, optimizer="sign", start="zero", epsilon=0.5)
+    bases = train.x[rows].float() / 255
+    inside = (bases > 0.1) & (bases < 0.9)
+    rate = procedure.rate_at(0)
+    once = (crafted(scene, procedure).images - bases)[inside].abs()
+    moved = once > 0  # the networks do not look at the last row and column
+    assert torch.allclose(once[moved], torch.full_like(once[moved], rate), atol=1e-6)
+    often = (crafted(scene, replace(procedure, update="batch")).images - bases)[inside].abs()
+    # Of the four changes a poison takes part in one with each of two surrogates.
+    quarters = 4 * often[moved] / rate
+    assert torch.allclose(quarters, quarters.round(), atol=1e-3)
+    assert set(quarters.round().tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_poisons_need_not_keep_to_the_range_of_pixels_but_images_of_them_do(scene):
+    train, targets, rows = scene
+    found = crafted(scene, replace(SHORT, clipped=False, learning_rate=5.0, epsilon=0.2))
+    change = found.images - train.x[rows].float() / 255
+    assert float(found.images.min()) < -0.05
+    assert float(found.images.max()) > 1.05
+    assert float(change.abs().max()) == pytest.approx(0.2)
+    assert torch.equal(found.poison.images, (found.images.clamp(0, 1) * 255).round().byte())
+    assert int(found.poison.verify(train, targets=targets.x).max()) <= 51
 
 
 @pytest.mark.parametrize("losses", ["last", "all"])
@@ -349,8 +394,8 @@ def test_the_course_begins_with_the_start_and_ends_with_the_result(scene):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"momentum": 0.9}, {"optimizer": "sign"}, {"colour": 0.04}],
-    ids=["plain", "momentum", "sign", "colour"],
+    [{}, {"momentum": 0.9}, {"optimizer": "sign"}, {"colour": 0.04}, {"update": "batch"}],
+    ids=["plain", "momentum", "sign", "colour", "every batch"],
 )
 def test_a_stopped_crafting_goes_on_to_the_same_poisons(
     scene, options, tmp_path: Path, monkeypatch
@@ -358,18 +403,21 @@ def test_a_stopped_crafting_goes_on_to_the_same_poisons(
     procedure = replace(SHORT, steps=5, **options)
     unbroken = crafted(scene, procedure)
     original, calls = metapoison.look_ahead, []
+    changes = 4 if procedure.update == "batch" else 1
+    # In the fourth step, and in the midst of it where that has several changes.
+    broken = 3 * changes + (changes + 1) // 2
 
-    def breaking(*arguments):
+    def breaking(*arguments, batches):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == broken:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, batches=batches)
 
     monkeypatch.setattr(metapoison, "look_ahead", breaking)
     with pytest.raises(KeyboardInterrupt):
         crafted(scene, procedure, checkpoint=tmp_path / "state.safetensors")
     resumed = crafted(scene, procedure, checkpoint=tmp_path / "state.safetensors")
-    assert len(calls) == 4 + 2
+    assert len(calls) == broken + 2 * changes
     assert torch.equal(resumed.images, unbroken.images)
     assert torch.equal(resumed.unrolled, unbroken.unrolled)
     assert all(
@@ -384,7 +432,7 @@ def test_surrogates_that_were_trained_to_their_ages_are_not_trained_to_them_agai
     unbroken = crafted(scene)
     checkpoint = tmp_path / "state.safetensors"
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as before_the_first_step:
@@ -426,6 +474,8 @@ def test_networks_of_the_package_can_be_surrogates_and_any_label_can_be_wanted(m
         ({"surrogates": 0}, "surrogates must be at least 1"),
         ({"objective": "hinge"}, "known: cross-entropy, margin"),
         ({"trajectory": "mixed"}, "known: clean, poisoned"),
+        ({"update": "step"}, "known: epoch, batch"),
+        ({"later": "none"}, "known: own, first"),
         ({"learning_rate": 0.0}, "must be positive"),
         ({"colour": -0.1}, "colour must lie in"),
     ],

@@ -107,7 +107,7 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
         found[unit["switch"]] = {
             key: value
             for key, value in own["procedure"].items()
-            if value != plain["procedure"][key]
+            if key not in plain["procedure"] or value != plain["procedure"][key]
         }
         if unit["switch"] == "released":
             own["recipe"] |= {
@@ -123,14 +123,19 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             "colour": 0.04,
             "smoothness": 8.0,
         },
+        "first batch's poisons in all steps": {"later": "first"},
+        "range of pixels may be left": {"clipped": False},
         "released": {
             "objective": "margin",
             "losses": "all",
+            "later": "first",
+            "clipped": False,
             "epsilon": 8 / 255,
             "colour": 0.04,
             "smoothness": 8.0,
             "momentum": 0.0,
         },
+        "poisons changed after every batch": {"update": "batch"},
         "surrogates trained on poisons": {"trajectory": "poisoned"},
         "surrogates trained on clean images": {},  # the paper's
         "one unrolled step": {"unroll": 1},

@@ -155,6 +155,15 @@ def test_bounds_that_are_no_round_numbers_are_shown_with_four_digits() -> None:
     assert list(table.loc["procedure.epsilon"]) == ["0.03137", "0.06275"]
 
 
+def test_an_option_that_a_record_does_not_name_is_shown_where_it_differs() -> None:
+    experiment = EXPERIMENTS["metapoison/victims"]
+    for options, shown in ({}, []), ({"procedure.update": "batch"}, [["batch", "epoch"]]):
+        config = as_json(experiment.configure(profile="small", **options))
+        record = SimpleNamespace(experiment=experiment.name, profile="small", config=config)
+        table = common.scale(record).data.set_index("Parameter")
+        assert [list(row) for row in table.filter(["procedure.update"], axis=0).values] == shown
+
+
 def test_the_removal_figure_names_axes_and_units(records: dict[str, Record]) -> None:
     figure = spectral_signatures.removal_figure(records["spectral_signatures/removal"])
     labels = [axis.get_xlabel() for axis in figure.axes]

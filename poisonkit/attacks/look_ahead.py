@@ -15,6 +15,7 @@ from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import Objective, target_losses, target_slope
 from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.options import added
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Procedure:
     smoothness : weight of the colour change's roughness in what is minimised. The released
         code's is 8 where a class of a tenth of the images is poisoned whole: it adds, for
         each batch, 100 times the mean over all poisons.
-    steps : crafting steps; each goes through one epoch of every surrogate.
+    steps : crafting steps; each goes through one epoch of every surrogate, and ends with a
+        change of the poisons (or several, see ``update``).
     unroll : K, steps of gradient descent that are looked ahead.
     surrogates : M, networks that the poisons are crafted with.
     stagger : epochs between the ages of neighbouring surrogates; one that has reached
@@ -45,9 +47,17 @@ class Procedure:
     objective : ``cross-entropy``; or ``margin``, by how much the largest other logit exceeds
         the wanted one.
     optimizer : ``adam``, or ``sign`` of the gradient.
-    learning_rate : on the [0, 1] scale.
+    learning_rate : on the [0, 1] scale, of a crafting step; several changes of the poisons in
+        one share it.
     drops : shares of the steps after which the rate is lowered tenfold.
     start : ``noise``, uniform within the bound; or ``zero``.
+    update : change the poisons once every surrogate went through its ``epoch``, as the released
+        code does, or after each ``batch`` of theirs (Algorithm 1).
+    later : the batches of later unrolled steps hold poisons in their ``own`` places (line 6 of
+        Algorithm 1), or those of the ``first`` batch once more and no others, as in the
+        released code.
+    clipped : keep the poisons within the range of pixels. The released code does not; its
+        poisons are never rounded either. As images, they are cut off there.
     """
 
     epsilon: float = 16 / 255
@@ -69,6 +79,9 @@ class Procedure:
     learning_rate: float = 200 / 255
     drops: tuple[float, ...] = (1 / 3, 2 / 3)
     start: Literal["noise", "zero"] = "noise"
+    update: Literal["epoch", "batch"] = added("epoch")
+    later: Literal["own", "first"] = added("own")
+    clipped: bool = added(True)
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -83,6 +96,8 @@ class Procedure:
             ("objective", ("cross-entropy", "margin")),
             ("optimizer", ("adam", "sign")),
             ("start", ("noise", "zero")),
+            ("update", ("epoch", "batch")),
+            ("later", ("own", "first")),
         ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
@@ -111,6 +126,22 @@ def margin(logits: Tensor, wanted: Tensor) -> Tensor:
 OBJECTIVES: dict[str, Objective] = {"cross-entropy": F.cross_entropy, "margin": margin}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What surrogates saw ahead, over some of the batches of their epochs.
+
+    Attributes
+    ----------
+    losses : the target's loss before and after unrolling, summed over ``batches``.
+    batches : that held poisons.
+    slope : [n, C, H, W], the meta-gradient: a sum over the batches, a mean over the surrogates.
+    """
+
+    losses: Tensor
+    batches: int
+    slope: Tensor
+
+
 def look_ahead(
     images: Tensor,
     surrogates: Surrogates,
@@ -120,34 +151,40 @@ def look_ahead(
     targets: Tensor,
     wanted: Tensor,
     procedure: Procedure,
-) -> tuple[float, float, Tensor]:
-    """Let every surrogate go through one epoch, and sum the meta-gradient over its batches.
+    *,
+    batches: range,
+) -> Seen:
+    """Let every surrogate go through some batches of its epoch, looking ahead from each.
 
     The surrogates take turns. On a CPU ``torch.func.vmap`` over their stacked weights gives the
     same gradients five times more slowly (`benchmarks/metapoison.py`).
 
-    Returns
-    -------
-    The target's loss before and after unrolling, and the gradient [n, C, H, W], each a mean over
-    the surrogates.
+    Parameters
+    ----------
+    images : float [n, C, H, W], the poisons as they are.
+    clean, y : all training images, float [N, C, H, W], and their labels.
+    place : int64 [N], the poison that each training image becomes, or -1.
+    targets, wanted : [T, C, H, W], and the labels int64 [T] that they shall be given.
+    batches : consecutive ones; with the epoch's last, surrogates grow an epoch older.
     """
     slope = torch.zeros_like(images)
     seen = torch.zeros(2, device=images.device)
     count = 0
     for number in range(procedure.surrogates):
         surrogate = surrogates.at(number)
-        batches = surrogate.order(len(y))
-        for first, rows in enumerate(batches):
+        order = surrogate.order(len(y))
+        for first in batches:
+            rows = order[first]
             poisoned = place[rows] >= 0
             if bool(poisoned.any()):
                 # The window goes on at the beginning of the epoch where it reaches its end.
                 window = [
-                    batches[(first + ahead) % len(batches)] for ahead in range(procedure.unroll + 1)
+                    order[(first + ahead) % len(order)] for ahead in range(procedure.unroll + 1)
                 ]
                 found, own = _meta_gradient(
                     surrogate.network,
                     surrogate.parameters,
-                    [(_with(clean, images, place, r), y[r]) for r in window],
+                    _unrolled_batches(window, clean, y, images, place, procedure),
                     poisoned,
                     targets,
                     wanted,
@@ -161,9 +198,41 @@ def look_ahead(
             if procedure.trajectory == "poisoned":
                 x = _with(clean, images, place, rows)
             surrogate.descend(x, y[rows])
-        surrogate.finish_epoch()
-    before, after = (seen / max(count, 1)).tolist()
-    return before, after, slope / procedure.surrogates
+        if batches.stop == len(order):
+            surrogate.finish_epoch()
+    return Seen(losses=seen, batches=count, slope=slope / procedure.surrogates)
+
+
+def updates(count: int, procedure: Procedure) -> list[range]:
+    """Return the batches, of ``count`` in an epoch, between two changes of the poisons."""
+    if procedure.update == "epoch":
+        return [range(count)]
+    return [range(number, number + 1) for number in range(count)]
+
+
+def _unrolled_batches(
+    window: list[Tensor],
+    clean: Tensor,
+    y: Tensor,
+    images: Tensor,
+    place: Tensor,
+    procedure: Procedure,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the images and labels of a batch that holds poisons, and of those after it."""
+    if procedure.later == "own":
+        return [(_with(clean, images, place, rows), y[rows]) for rows in window]
+    first, *later = window
+    x = _with(clean, images, place, first)
+    again = place[first] >= 0
+    # A batch is in no order, so it does not matter which of its images give way.
+    rest = [rows[int(again.sum()) :] for rows in later]
+    return [
+        (x, y[first]),
+        *(
+            (torch.cat([x[again], clean[rows]]), torch.cat([y[first][again], y[rows]]))
+            for rows in rest
+        ),
+    ]
 
 
 def _with(clean: Tensor, images: Tensor, place: Tensor, rows: Tensor) -> Tensor:

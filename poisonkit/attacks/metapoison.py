@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.attacks.colour import Recolouring, reach
-from poisonkit.attacks.look_ahead import Procedure, look_ahead
+from poisonkit.attacks.look_ahead import Procedure, Seen, look_ahead, updates
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
+from poisonkit.options import stated
 from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
 
@@ -35,7 +36,7 @@ class Crafted:
 
     Attributes
     ----------
-    images : float32 [n, C, H, W] in [0, 1], the poisons before rounding.
+    images : float32 [n, C, H, W], the poisons before rounding; in [0, 1] if they are ``clipped``.
     unaffected, unrolled : float [steps], the target's loss, mean over surrogates and batches
         that hold poisons: as the surrogates are, and after the unrolled steps.
     course : the poisons before steps 0, ``keep_every``, ... and after the last one.
@@ -90,13 +91,9 @@ def craft(
     place = torch.full((len(train),), -1, device=train.device)
     place[chosen] = torch.arange(len(chosen), device=train.device)
     state = _State(clean[chosen], procedure, surrogate, seed, keep_every)
-    # Both kinds of change cross their bound in as many steps.
-    parts = [(state.change, 1.0)]
-    if state.recolouring is not None:
-        parts.append((state.recolouring.offsets, procedure.colour / procedure.epsilon))
-    optimizer = torch.optim.Adam([{"params": [part]} for part, _ in parts])
+    optimizer = torch.optim.Adam([{"params": [part]} for part, _ in state.parts])
     about = {"seed": seed, "train": train.checksum, "rows": [*rows], "targets": targets.checksum}
-    run = json.dumps({**about, "wanted": [*wanted], "keep": keep_every, **asdict(procedure)})
+    run = json.dumps({**about, "wanted": [*wanted], "keep": keep_every, **stated(procedure)})
     aims, labels = _in_unit_range(targets), torch.tensor([*wanted], device=train.device)
     history = restore(checkpoint, state, optimizer, run)
     bar = tqdm(
@@ -116,27 +113,29 @@ def craft(
         for step in range(len(history), procedure.steps):
             start = time.perf_counter()
             state.keep(step)
-            images = state.images().detach()
-            before, after, slope = look_ahead(
-                images, state.surrogates, clean, train.y, place, aims, labels, procedure
-            )
+            sums, count = torch.zeros(2, device=train.device), 0
+            changes = updates(state.surrogates.batches(len(train)), procedure)
+            for batches in changes:
+                seen = look_ahead(
+                    state.images().detach(),
+                    state.surrogates,
+                    clean,
+                    train.y,
+                    place,
+                    aims,
+                    labels,
+                    procedure,
+                    batches=batches,
+                )
+                sums, count = sums + seen.losses, count + seen.batches
+                if seen.batches:
+                    state.follow(seen, optimizer, step, of=len(changes))
+            before, after = (sums / count).tolist()
             if not (math.isfinite(before) and math.isfinite(after)):
                 raise PoisonkitError(
                     f"the targets' loss became {after} in crafting step {step} ({before} before "
                     f"it was unrolled); try a surrogate_rate below {procedure.surrogate_rate}"
                 )
-            for group, (_, scale) in zip(optimizer.param_groups, parts, strict=True):
-                group["lr"] = scale * procedure.rate_at(step)
-            optimizer.zero_grad(set_to_none=True)
-            state.backward(slope, procedure.smoothness)
-            if procedure.optimizer == "adam":
-                optimizer.step()
-            else:
-                with torch.no_grad():
-                    for part, scale in parts:
-                        assert part.grad is not None
-                        part.sub_(scale * procedure.rate_at(step) * part.grad.sign())
-            state.project(procedure.epsilon)
             seconds = time.perf_counter() - start
             history.append({"unaffected": before, "unrolled": after, "seconds": seconds})
             if checkpoint:
@@ -186,7 +185,7 @@ class _State(nn.Module):
         keep_every: int,
     ) -> None:
         super().__init__()
-        self.bases, self.keep_every = bases, keep_every
+        self.bases, self.procedure, self.keep_every = bases, procedure, keep_every
         change = torch.zeros_like(bases)
         if procedure.start == "noise":
             generator = torch.Generator().manual_seed(seed)
@@ -196,7 +195,7 @@ class _State(nn.Module):
         self.recolouring: Recolouring | None = None
         if procedure.colour:
             self.recolouring = Recolouring(len(bases), bound=procedure.colour).to(bases.device)
-        self.project(procedure.epsilon)
+        self.project()
         self.surrogates = Surrogates(surrogate, procedure, seed)
         kept = 1 + -(-procedure.steps // keep_every)
         self.register_buffer("kept", torch.zeros(kept, *bases.shape, device=bases.device))
@@ -204,26 +203,52 @@ class _State(nn.Module):
     kept: Tensor
 
     def images(self) -> Tensor:
-        """Return the poisons [n, C, H, W] in [0, 1]."""
+        """Return the poisons [n, C, H, W]."""
         return self._recoloured() + self.change
 
     def _recoloured(self) -> Tensor:
         return self.bases if self.recolouring is None else self.recolouring(self.bases)
 
-    def backward(self, slope: Tensor, smoothness: float) -> None:
-        """Give what the poisons are made of the gradients that theirs, [n, C, H, W], implies."""
-        self.images().backward(slope)
+    @property
+    def parts(self) -> list[tuple[nn.Parameter, float]]:
+        """What poisons are made of, and by how much it is to move for their rate.
+
+        Both kinds of change cross their bound in as many steps.
+        """
+        found = [(self.change, 1.0)]
         if self.recolouring is not None:
-            (smoothness * self.recolouring.roughness().sum()).backward()
+            scale = self.procedure.colour / self.procedure.epsilon
+            found.append((self.recolouring.offsets, scale))
+        return found
+
+    def follow(self, seen: Seen, optimizer: torch.optim.Adam, step: int, *, of: int) -> None:
+        """Change the poisons against a meta-gradient, one of so many in a crafting step."""
+        rate = self.procedure.rate_at(step) / of
+        optimizer.zero_grad(set_to_none=True)
+        self.images().backward(seen.slope)
+        if self.recolouring is not None:
+            weight = self.procedure.smoothness / of
+            (weight * self.recolouring.roughness().sum()).backward()
+        if self.procedure.optimizer == "adam":
+            for group, (_, scale) in zip(optimizer.param_groups, self.parts, strict=True):
+                group["lr"] = scale * rate
+            optimizer.step()
+        else:
+            with torch.no_grad():
+                for part, scale in self.parts:
+                    assert part.grad is not None
+                    part.sub_(scale * rate * part.grad.sign())
+        self.project()
 
     @torch.no_grad()
-    def project(self, epsilon: float) -> None:
-        """Go back to the bounds and to the range of pixels."""
+    def project(self) -> None:
+        """Go back to the bounds and, unless it is left, to the range of pixels."""
         if self.recolouring is not None:
             self.recolouring.project()
-        before = self._recoloured()
-        x = (before + self.change.clamp(-epsilon, epsilon)).clamp(0, 1)
-        self.change.copy_(x - before)
+        self.change.clamp_(-self.procedure.epsilon, self.procedure.epsilon)
+        if self.procedure.clipped:
+            before = self._recoloured()
+            self.change.copy_((before + self.change).clamp(0, 1) - before)
 
     @torch.no_grad()
     def keep(self, step: int) -> None:
@@ -247,4 +272,7 @@ def _in_unit_range(images: ImageSet) -> Tensor:
 def as_poison(images: Tensor, train: ImageSet, rows: Sequence[int], procedure: Procedure) -> Poison:
     """Return crafted images as a poison, rounded within its bound unless they are uint8."""
     epsilon = min(1.0, procedure.epsilon + reach(procedure.colour))
+    if images.is_floating_point():
+        # A file has no values outside the range of pixels.
+        images = images.clamp(0, 1)
     return clean_label_poison(images, train, rows, epsilon=epsilon)

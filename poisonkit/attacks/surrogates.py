@@ -84,6 +84,10 @@ class Surrogates(nn.Module):
         """Return the seed of a surrogate in its present life."""
         return self.seed + 1 + number + _LIVES * int(self.lives[number])
 
+    def batches(self, count: int) -> int:
+        """Return how many batches an epoch of ``count`` images has."""
+        return -(-count // self.training_of.batch_size)
+
     def at(self, number: int) -> "Surrogate":
         """Return one of them; what it learns is kept here."""
         return Surrogate(self, number)
@@ -124,13 +128,12 @@ class Surrogate:
         return training.surrogate_rate * min(1.0, (self.age + 1) / max(training.warmup_epochs, 1))
 
     def order(self, count: int) -> list[Tensor]:
-        """Return the rows of each batch of this epoch."""
+        """Return the rows of each batch of this epoch, of ``count`` images."""
         seed = mixed(self._whole.seed_of(self._number), self.age)
         generator = torch.Generator().manual_seed(seed)
         device = next(iter(self.parameters.values())).device
         rows = torch.randperm(count, generator=generator).to(device)
-        size = self._whole.training_of.batch_size
-        return list(rows.tensor_split(-(-count // size)))
+        return list(rows.tensor_split(self._whole.batches(count)))
 
     def descend(self, x: Tensor, y: Tensor) -> Tensor:
         """Take one step of training, and return the loss before it."""

@@ -5,10 +5,11 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Union
 
 from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.options import stated
 
 
 def options_of(config: type | object, prefix: str = "") -> dict[str, Any]:
@@ -142,13 +143,13 @@ def profiles_over(
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON values (tuples become lists)."""
+    """Return what is written down of a configuration as JSON values (tuples become lists)."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(entry) for key, entry in value.items()}
         return [plain(entry) for entry in value] if isinstance(value, tuple | list) else value
 
-    found = plain(asdict(config))
+    found = plain(stated(config))
     assert isinstance(found, dict)
     return found

@@ -150,21 +150,26 @@ def scale(record: Record) -> Styler:
     experiment = EXPERIMENTS[record.experiment]
     options = options_of(experiment.config)
     ours, paper = record.config, as_json(experiment.configure(profile="paper"))
+    usual = experiment.config()
     rows = [
         {"Parameter": name, f"Here, at {record.profile}": found, "At paper": stated}
         for name in options
         if name not in ("profile", "variant")
-        if (found := _show(ours, name)) != (stated := _show(paper, name))
+        if (found := _show(ours, name, usual)) != (stated := _show(paper, name, usual))
     ]
     return plain(pd.DataFrame(rows or [{"Parameter": "nothing is changed"}]))
 
 
-def _show(config: Json, name: str) -> str:
-    """Return the value of an option as a text that fits a table."""
-    value: object = config
+def _show(written: Json, name: str, usual: object) -> str:
+    """Return the value of an option as a text that fits a table.
+
+    What is not written down is as usual.
+    """
+    value: object = written
     for part in name.split("."):
         assert isinstance(value, dict)
-        value = value[part]
+        usual = getattr(usual, part)
+        value = value.get(part, usual)
     if isinstance(value, list):
         return ", ".join(" → ".join(v) if isinstance(v, list) else _rounded(v) for v in value)
     return "not set" if value is None else _rounded(value)

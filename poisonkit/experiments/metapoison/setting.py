@@ -133,6 +133,8 @@ RELEASED: Mapping[str, object] = {
     "procedure.smoothness": 8.0,
     "procedure.objective": "margin",
     "procedure.losses": "all",
+    "procedure.later": "first",
+    "procedure.clipped": False,
     "procedure.surrogates": 24,
     "procedure.momentum": 0.0,
     "recipe.momentum": 0.0,

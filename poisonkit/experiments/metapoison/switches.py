@@ -12,8 +12,9 @@ from poisonkit.store import Json
 
 #: Which network, how many surrogates and epochs: the scale, which no switch changes.
 _SCALE = ("model", "procedure.surrogates", "recipe.epochs")
-#: What each switch changes of the paper's setting; the four after it are the released code's,
-#: ``released`` all of them together with how it trains.
+#: What each switch changes of the paper's setting; the six after it are the released code's,
+#: ``released`` all of them together with how it trains. (When poisons are changed, the setting
+#: follows the code, and the switch Algorithm 1.)
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "margin loss": {"procedure.objective": "margin"},
@@ -23,7 +24,10 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
         "procedure.colour": 0.04,
         "procedure.smoothness": 8.0,
     },
+    "first batch's poisons in all steps": {"procedure.later": "first"},
+    "range of pixels may be left": {"procedure.clipped": False},
     "released": {name: value for name, value in RELEASED.items() if name not in _SCALE},
+    "poisons changed after every batch": {"procedure.update": "batch"},
     "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
     "surrogates trained on clean images": {"procedure.trajectory": "clean"},
     "one unrolled step": {"procedure.unroll": 1},
@@ -77,6 +81,7 @@ SWITCHING = one_at_a_time(
             "switches": _without(
                 "loss of all unrolled steps",
                 "smaller change, and of colours",
+                "first batch's poisons in all steps",
                 "released",
                 "surrogates trained on poisons",
                 "one unrolled step",
@@ -90,8 +95,11 @@ SWITCHING = one_at_a_time(
             "poisons": 200,
             "switches": _without(
                 "loss of all unrolled steps",
+                "first batch's poisons in all steps",
+                "range of pixels may be left",
                 "surrogates trained on clean images",
                 "one unrolled step",
+                "sign of the gradient",
             ),
         },
     ),
