@@ -1,10 +1,26 @@
-"""What a victim may do to each batch before it is trained on: noise, or attacks of its own."""
+"""What may be done to each batch before it is trained on: crops, noise, or attacks on it."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import RandomResizedCrop
 
 from poisonkit.models import evaluating
+
+
+def random_resized_crops(x: Tensor, *, seed: int) -> Tensor:
+    """Return a part of each image, 8 to 100 % of its area, at random, enlarged to its size.
+
+    Parameters
+    ----------
+    x : float [B, C, H, W] in [0, 1], as the result is.
+    seed : of places, sizes and shapes; the caller's random state is left as it was.
+    """
+    crop = RandomResizedCrop(x.shape[2:])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        parts = torch.stack([crop(image) for image in x]).clamp(0, 1)
+    return parts.contiguous(memory_format=torch.channels_last)
 
 
 def add_gaussian_noise(network: nn.Module, x: Tensor, y: Tensor, *, deviation: float) -> Tensor:

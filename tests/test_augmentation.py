@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poisonkit.augmentation import add_gaussian_noise, attack_linf
+from poisonkit.augmentation import add_gaussian_noise, attack_linf, random_resized_crops
 
 
 @pytest.fixture
@@ -189,3 +189,45 @@ def test_on_a_linear_model_with_two_classes_enough_steps_reach_the_worst_corner(
     difference = model[1].weight.detach()[1] - model[1].weight.detach()[0]
     towards = torch.where(y[:, None] == 0, difference, -difference).sign().view_as(x)
     assert torch.allclose(moved, (x + 0.1 * towards).clamp(0, 1), atol=1e-6)
+
+
+# Crops ----------------------------------------------------------------------------------------
+
+
+def ramps(count: int, size: int) -> torch.Tensor:
+    """Images whose three channels are the column, the line, and a constant, as shares of 1."""
+    along = (torch.arange(size) + 0.5) / size
+    columns, lines = along.expand(size, size), along[:, None].expand(size, size)
+    image = torch.stack([columns, lines, torch.full((size, size), 0.4)])
+    return image.expand(count, 3, size, size).contiguous()
+
+
+def test_a_crop_is_a_part_of_the_image_enlarged_to_its_size():
+    size = 48
+    found = random_resized_crops(ramps(200, size), seed=3)
+    assert found.shape == (200, 3, size, size)
+    torch.testing.assert_close(found[:, 2], torch.full_like(found[:, 2], 0.4))
+    inner = slice(size // 8, -size // 8)  # at the edges interpolation has no neighbours
+    width = found[:, 0].diff(dim=2)[:, inner, inner].mean((1, 2)) * size
+    height = found[:, 1].diff(dim=1)[:, inner, inner].mean((1, 2)) * size
+    # Straight ramps: no part is mirrored, and each is seen at one scale.
+    assert float(found[:, 0].diff(dim=2).min()) > -1e-5
+    assert float(found[:, 0].diff(dim=1).abs().max()) < 1e-5
+    area, shape = width * height, width / height
+    assert 0.06 < float(area.min()) < 0.2
+    assert 0.8 < float(area.max()) <= 1.01
+    assert 0.7 < float(shape.min()) < 0.85
+    assert 1.2 < float(shape.max()) < 1.4
+    middles = found[:, :2].mean((2, 3))
+    assert float(middles.min()) < 0.35
+    assert float(middles.max()) > 0.65
+
+
+def test_a_crop_is_decided_by_its_seed_alone():
+    x = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    state = torch.get_rng_state()
+    first, again, other = (random_resized_crops(x, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1

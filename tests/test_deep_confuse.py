@@ -281,6 +281,36 @@ def test_the_surrogate_is_trained_on_images_of_the_frozen_generator(make_images)
     assert any(not torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_generator_and_surrogate_see_the_same_random_part_of_each_image(make_images, monkeypatch):
+    images = make_images(20, size=(16, 16), classes=2)
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+    seen = {}
+    for crops in ("none", "random"):
+        procedure = Procedure(batch_size=10, crops=crops, epochs_per_trial=2)
+        learner = Learner(generator, _small(images)(0), procedure)
+        batches = seen[crops] = []
+        for name in ("_one_learn", "_one_follow"):
+            step = getattr(learner, name)
+
+            def spy(x, y, step=step, batches=batches):
+                batches.append((x.clone(), y.clone()))
+                return step(x, y)
+
+            monkeypatch.setattr(learner, name, spy)
+        learner.trial(_small(images)(0), images, seed=0, number=0)
+        assert len(batches) == 8
+        for (x, y), (again, labels) in zip(batches[::2], batches[1::2], strict=True):
+            assert torch.equal(x, again)
+            assert torch.equal(y, labels)
+    crops = [x for x, _ in seen["random"][::2]]
+    whole = [x for x, _ in seen["none"][::2]]
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(*seen.values(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(crops, whole, strict=True))
+    # In the second epoch an image is cut otherwise than in the first: no pixel sums agree.
+    sums = torch.cat(crops).sum((1, 2, 3))
+    assert len(sums.unique()) == 40
+
+
 @pytest.mark.parametrize("label_specific", [False, True])
 def test_learning_raises_the_loss_that_it_shall_raise_and_lowers_the_other(
     make_images, label_specific

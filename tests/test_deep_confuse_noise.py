@@ -1,5 +1,7 @@
 """What Deep Confuse's victims are trained on: noise and its pictures, or labels at random."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.data import load
 from poisonkit.evaluation import evaluate
-from poisonkit.experiments import EXPERIMENTS
+from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.steps import (
     accuracy_on_noise,
@@ -18,6 +20,7 @@ from poisonkit.experiments.deep_confuse.steps import (
     noise_images,
     some_of_each_class,
     train_on,
+    train_perturbed,
 )
 from poisonkit.experiments.deep_confuse.strength import random_labels
 from poisonkit.models import create
@@ -80,6 +83,41 @@ def test_rounding_is_all_that_unrounded_noise_changes_of_a_training(laboratory):
     assert float(network.deviation) == pytest.approx(float(seen.std()), rel=1e-3)
     found = record.metrics["trials"][0]["unrounded"]["accuracy"]
     assert found == evaluate(network, data.test)
+
+
+def test_noise_that_is_made_anew_is_unrounded_noise_where_no_image_is_mirrored(laboratory):
+    once, anew = laboratory.record("mnist"), laboratory.record("mnist", noise="anew")
+    for before, found in zip(once.metrics["trials"], anew.metrics["trials"], strict=True):
+        assert found["perturbed"]["accuracy"] == before["unrounded"]["accuracy"]
+        assert found["unrounded"] == before["unrounded"]
+        assert found["clean"] == before["clean"]
+    for name in ("transfer_cifar10", "label_map", "switches"):
+        assert laboratory.record(name, noise="anew").digest != laboratory.record(name).digest
+
+
+def test_noise_that_is_made_anew_is_that_of_the_mirrored_image(laboratory, monkeypatch):
+    config = configure("mnist", noise="anew")
+    config = replace(config, recipe=replace(config.recipe, flip=True))
+    data, cost = begin(config, laboratory.context)
+    learned = learned_generator(config, data, 0, laboratory.context, cost)
+    asked = {}
+
+    def spy(network, images, *_, transform, **__):
+        asked.update(images=images, transform=transform)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(networks, "fit", spy)
+    with pytest.raises(KeyboardInterrupt):
+        train_perturbed(config, data, learned.generator, 7, laboratory.context, cost, "")
+    assert asked["images"] is data.train
+    x = data.train.x[:20].float() / 255
+    mirrored = x.flip(3)
+    with torch.no_grad():
+        expected = (mirrored + learned.generator(mirrored)).clamp(0, 1)
+        mirrored_with_noise = (x + learned.generator(x)).clamp(0, 1).flip(3)
+    found = asked["transform"](torch.nn.Identity(), mirrored, data.train.y[:20])
+    assert torch.equal(found, expected)
+    assert float((found - mirrored_with_noise).abs().max()) > 1e-3
 
 
 def test_unrounded_noise_of_another_generator_is_another_training(make_images):

@@ -13,6 +13,7 @@ from poisonkit.attacks.generated_noise import craft
 from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, networks
+from poisonkit.experiments.deep_confuse import transfer
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN, learned_generator
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
@@ -126,16 +127,24 @@ def test_an_option_by_its_name_is_the_option_itself(name, wanted, alone, laborat
 def test_off_the_papers_scale_the_released_code_changes_selection_or_optimiser_only(
     name, profile, laboratory
 ):
-    """That of ImageNet does not select; it learns with AMSGrad."""
+    """That of ImageNet does not select; its generator learns from crops, with AMSGrad."""
     experiment = EXPERIMENTS[f"deep_confuse/{name}"]
     ours, theirs = (
         as_json(experiment.configure(profile=profile, variant=variant))
         for variant in ("paper", "released")
     )
-    changed = {key for key in ours if ours[key] != theirs[key]}
+    changed = {key for key in theirs if key not in ours or ours[key] != theirs[key]}
+    if name.startswith("transfer"):
+        assert theirs["trees"] == 100
+        changed.remove("trees")
     if name.endswith("imagenet2"):
+        learning = {"amsgrad": True}
+        if profile == "small":  # digits are not cut
+            learning["crops"] = "random"
+            changed.remove("generator")
+            assert theirs["generator"] == "released_imagenet"
         assert changed == {"variant", "procedure"}
-        assert theirs["procedure"] == ours["procedure"] | {"amsgrad": True}
+        assert theirs["procedure"] == ours["procedure"] | learning
     else:
         assert changed == {"variant", "selection"}
     if profile == "quick":
@@ -212,6 +221,16 @@ def test_a_support_vector_machine_sees_the_pixels_of_the_perturbed_images(labora
         )
         right = float((machine.predict(test) == data.test.y.numpy()).mean())
         assert by_seed(record, lambda t, kind=kind: t[kind], **own) == {0: right}
+
+
+def test_the_penalty_and_the_number_of_trees_are_options():
+    config = configure("transfer")
+    forest, machine = (transfer._classical(config, name, 5) for name in transfer.CLASSICAL)
+    assert (forest.n_estimators, forest.random_state) == (300, 5)
+    assert (machine.C, machine.kernel, machine.gamma) == (200.0, "rbf", 0.01)
+    config = configure("transfer", trees=7, penalty=1.0)
+    forest, machine = (transfer._classical(config, name, 5) for name in transfer.CLASSICAL)
+    assert (forest.n_estimators, machine.C) == (7, 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(LAST_HIDDEN))

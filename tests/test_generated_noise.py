@@ -1,5 +1,6 @@
 """Generators keep the bound they promise, after rounding too, and survive being saved."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def learn(generator, images):
         ("autoencoder", 3, (64, 48)),
         ("unet", 3, (32, 32)),
         ("released_mnist", 1, (28, 28)),
+        ("released_imagenet", 3, (224, 224)),
+        ("released_imagenet", 3, (64, 48)),
     ],
 )
 def test_noise_has_the_images_shape_and_stays_within_epsilon(make_images, name, channels, size):
@@ -54,6 +57,22 @@ def test_noise_has_the_images_shape_and_stays_within_epsilon(make_images, name, 
     noise = noise_of(generator, images.x)
     assert noise.shape == images.x.shape
     assert 0 < noise.abs().max() <= 0.1
+
+
+@pytest.mark.parametrize(("name", "normalised"), [("autoencoder", 1), ("released_imagenet", 0)])
+def test_the_released_imagenet_generator_does_not_normalise_its_noise(
+    make_images, name, normalised
+):
+    """Without weights in its last layer a constant is left, unless its mean is taken away."""
+    images = make_images(4, size=(32, 32))
+    generator = create_generator(name, like=images, epsilon=0.1, seed=0, width=4)
+    last = generator.body.decoder[-1 - normalised]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(0.5)
+        noise = generator.train()(images.x.float() / 255)
+    constant = 0.0 if normalised else 0.1 * math.tanh(0.5)
+    torch.testing.assert_close(noise, torch.full_like(noise, constant))
 
 
 @pytest.mark.parametrize("epsilon", [0.032, 0.1, 0.3, 8 / 255, 1.0])
@@ -91,7 +110,7 @@ def test_an_image_gets_the_same_noise_alone_and_in_company(make_images):
     assert generator.training, "what was in training mode comes back in it"
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "unet"])
+@pytest.mark.parametrize("name", ["autoencoder", "unet", "released_imagenet"])
 def test_a_saved_generator_makes_the_same_noise(make_images, tmp_path, name):
     images = make_images(5, size=(16, 16))
     generator = create_generator(name, like=images, epsilon=0.1, seed=1, width=4)
@@ -212,7 +231,7 @@ def test_images_outside_the_data_range_are_refused(make_images):
 def test_unknown_generators_are_answered_with_those_that_exist(make_images):
     with pytest.raises(PoisonkitError, match="autoencoder"):
         create_generator("gan", like=make_images(3), epsilon=0.1, seed=0)
-    assert set(GENERATORS) == {"autoencoder", "unet", "released_mnist"}
+    assert set(GENERATORS) == {"autoencoder", "unet", "released_mnist", "released_imagenet"}
 
 
 def test_a_file_that_is_no_generator_is_named(tmp_path: Path):

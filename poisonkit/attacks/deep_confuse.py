@@ -21,13 +21,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, prepare
+from poisonkit.augmentation import random_resized_crops
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.graphs import Recorded
 from poisonkit.images import ImageSet
 from poisonkit.models.generators import NoiseGenerator, check_shape
-from poisonkit.training import Recipe, Sampler
+from poisonkit.options import added, stated
+from poisonkit.training import Recipe, Sampler, mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class Procedure:
     amsgrad : as the released ImageNet code has it.
     label_map : eta, the label that each class shall be taken for (section 4); None for
         any wrong label.
+    crops : what generator and surrogates see of an image: all of it (``none``), or a part of
+        ``random`` place and size, enlarged, as in the released ImageNet code.
     """
 
     algorithm: Literal["memory_efficient", "stored"] = "memory_efficient"
@@ -58,10 +62,15 @@ class Procedure:
     generator_rate: float = 1e-4
     amsgrad: bool = False
     label_map: tuple[int, ...] | None = None
+    crops: Literal["none", "random"] = added("none")
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ("memory_efficient", "stored"):
-            raise unknown("algorithm", self.algorithm, ("memory_efficient", "stored"))
+        for name, known in (
+            ("algorithm", ("memory_efficient", "stored")),
+            ("crops", ("none", "random")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
         for name in ("trials", "epochs_per_trial", "batch_size"):
             if getattr(self, name) < 1:
                 raise PoisonkitError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -121,7 +130,9 @@ class Learner:
         inner: list[Tensor] = []
         stored: list[tuple[Parameters, Tensor, Tensor]] = []
         for epoch in range(number * epochs, (number + 1) * epochs):
-            for x, y in sampler.epoch(epoch):
+            for step, (x, y) in enumerate(sampler.epoch(epoch)):
+                if self.procedure.crops == "random":
+                    x = random_resized_crops(x, seed=mixed(mixed(seed, epoch), step))
                 if self.procedure.algorithm == "stored":
                     stored.append(({n: v.clone() for n, v in self.theta.items()}, x, y))
                     inner += self._follow(x, y)
@@ -218,7 +229,7 @@ def fit_generator(
     state = nn.ModuleDict({"generator": generator, "best": nn.ModuleDict(best)})
     about = {"seed": seed, "images": images.checksum, "epsilon": generator.epsilon}
     judged = {"scores": [*scores], "score_every": score_every}
-    run = json.dumps({**about, **judged, **asdict(procedure)})
+    run = json.dumps({**about, **judged, **stated(procedure)})
     history = [Trial(**done) for done in restore(checkpoint, state, learner.optimizer, run)]
     learner.frozen.load_state_dict(generator.state_dict())
     bar = tqdm(

@@ -3,11 +3,13 @@
 The paper (section 5) gives an encoder-decoder of four 4x4 convolutions each way with
 16, 32, 64 and 128 channels for MNIST and ImageNet, and a U-Net for CIFAR-10; strides,
 padding and normalisation it does not state. The released MNIST code has another
-encoder-decoder. All end in ``epsilon * tanh``, equation 3.
+encoder-decoder, that for ImageNet this one without normalisation of its last layer. All end
+in ``epsilon * tanh``, equation 3.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +44,15 @@ def _up(
 class AutoEncoder(nn.Module):
     """Four 4x4 convolutions of stride 2 down, four transposed ones up.
 
-    Sides that are no multiple of 16 are padded with zeros and the noise cut to size. The
-    last layer, too, is normalised, as that of the released MNIST and CIFAR-10 generators is.
+    Sides that are no multiple of 16 are padded with zeros and the noise cut to size.
+
+    Parameters
+    ----------
+    normalised : whether the last layer is, too, as that of the released MNIST and CIFAR-10
+        generators; that of the ImageNet code is not.
     """
 
-    def __init__(self, *, channels: int, width: int = 16) -> None:
+    def __init__(self, *, channels: int, width: int = 16, normalised: bool = True) -> None:
         super().__init__()
         widths = [channels, width, 2 * width, 4 * width, 8 * width]
         self.encoder = nn.Sequential(
@@ -56,7 +62,7 @@ class AutoEncoder(nn.Module):
         self.decoder = nn.Sequential(
             *(_up(a, b, kernel=4, stride=2, padding=1) for a, b in itertools.pairwise(up)),
             nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
-            nn.BatchNorm2d(channels),
+            *([nn.BatchNorm2d(channels)] if normalised else []),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,6 +129,7 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "autoencoder": AutoEncoder,
     "unet": UNet,
     "released_mnist": ReleasedMnistAutoEncoder,
+    "released_imagenet": partial(AutoEncoder, normalised=False),
 }
 
 

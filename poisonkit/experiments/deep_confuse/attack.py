@@ -23,6 +23,7 @@ from poisonkit.experiments.deep_confuse.steps import (
     noise_images,
     some_of_each_class,
     train_on,
+    train_perturbed,
 )
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
@@ -45,17 +46,21 @@ def attack_trial(
     noisy, _ = poison.apply(data.train)
     seed, test = unit["seed"], data.test
     clean_network, clean = train_on(config, data.train, seed, context, cost, "clean", test=test)
-    network, course = train_on(config, noisy, seed, context, cost, "perturbed", test=test)
-    unrounded, _ = train_on(
-        config,
-        data.train,
-        seed,
-        context,
-        cost,
-        "unrounded noise",
-        transform=float_noise(learned.generator, checksum=noisy.checksum),
-        like=noisy,
+    network, course = train_perturbed(
+        config, data, learned.generator, seed, context, cost, "perturbed"
     )
+    unrounded = network
+    if config.noise == "once":
+        unrounded, _ = train_on(
+            config,
+            data.train,
+            seed,
+            context,
+            cost,
+            "unrounded noise",
+            transform=float_noise(learned.generator, checksum=noisy.checksum),
+            like=noisy,
+        )
     train_noise, test_noise = (
         noise_images(learned.generator, images) for images in (data.train, data.test)
     )

@@ -17,6 +17,7 @@ from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     clean_and_perturbed,
     learned_generator,
+    refuse_new_noise,
     train_on,
 )
 from poisonkit.experiments.networks import Context, Cost, Transform
@@ -90,6 +91,7 @@ def _defended(config: DefencesConfig, unit: Json) -> DefencesConfig:
 
 
 def _defence_check(config: DefencesConfig, unit: Json, context: Context) -> object:
+    refuse_new_noise(config)
     data, _ = begin(_defended(config, unit), context)
     rows_to_perturb(data.train, share=config.share, seed=unit["seed"])
     if config.model not in LAST_HIDDEN and unit["defence"] == "spectral filter":

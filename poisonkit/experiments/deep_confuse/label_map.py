@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import check_label_map
-from poisonkit.attacks.generated_noise import craft
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
@@ -21,6 +20,7 @@ from poisonkit.experiments.deep_confuse.steps import (
     hit_rate,
     learned_generator,
     train_on,
+    train_perturbed,
 )
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
@@ -71,12 +71,12 @@ def map_trial(
     """Train on the images of one kind, and count what each class is taken for."""
     config = _of_kind(config, unit)
     data, cost = begin(config, context)
-    images = data.train
-    if unit["kind"] != "clean":
-        learned = learned_generator(config, data, unit["generator"], context, cost)
-        images, _ = craft(images, learned.generator).apply(images)
     seed, kind = unit["seed"], unit["kind"]
-    network, _ = train_on(config, images, seed, context, cost, kind, test=data.test)
+    if kind == "clean":
+        network, _ = train_on(config, data.train, seed, context, cost, kind, test=data.test)
+    else:
+        learned = learned_generator(config, data, unit["generator"], context, cost)
+        network, _ = train_perturbed(config, data, learned.generator, seed, context, cost, kind)
     counts = confusion(network, data.test)
     numbers = {
         **unit,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from poisonkit.attacks.deep_confuse import Procedure
+from poisonkit.options import added
 from poisonkit.store import Json
 from poisonkit.training import Recipe
 
@@ -40,6 +41,9 @@ class ConfuseConfig:
         the one that is attacked.
     standardise : what the networks do with their input, see :func:`poisonkit.models.create`.
     recipe : how the attacked networks are trained.
+    noise : made ``once`` for each training image, which is then cropped and mirrored with it;
+        or ``anew`` in every epoch, for the image as it is cropped and mirrored then, and not
+        rounded, as in the released CIFAR-10 code.
     selection : of the generators after ``select_every``, 2 ``select_every`` ... trials,
         take the one whose noise leaves the lowest accuracy on held-out training images
         (``validation``), on the test images (``test``, as the released code does), or
@@ -79,6 +83,7 @@ class ConfuseConfig:
             precision="float32",
         )
     )
+    noise: Literal["once", "anew"] = added("once")
     selection: Selection = "validation"
     select_every: int = 10
     select_epochs: int = 5
@@ -111,6 +116,7 @@ PAPER: Mapping[str, Mapping[str, object]] = {
 #: the cost, or join networks that do not fit the data or each other.
 _KEPT: Mapping[str, object] = {
     "surrogate": None,
+    "noise": "once",
     "procedure.epochs_per_trial": 1,
     "select_epochs": 5,
 }
@@ -137,6 +143,7 @@ QUICK: Mapping[str, object] = {
     "recipe.epochs": 15,
     "recipe.flip": False,
     "select_every": 5,
+    "procedure.crops": "none",
     **_KEPT,
 }
 _ADAM: Mapping[str, object] = {
@@ -218,10 +225,13 @@ RELEASED: Mapping[str, Mapping[str, object]] = {
         "recipe.batch_size": 256,
         "recipe.epochs": 30,
         "recipe.flip": True,
+        "noise": "anew",
         "selection": "test",
         "select_every": 1,
     },
     "imagenet2": {
+        "generator": "released_imagenet",
+        "procedure.crops": "random",
         "procedure.epochs_per_trial": 5,
         "procedure.surrogate_rate": 0.01,
         "procedure.generator_rate": 1e-3,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from poisonkit.attacks.deep_confuse import fit_generator
 from poisonkit.attacks.generated_noise import craft, noise_of
+from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
 from poisonkit.experiments.deep_confuse.data import (
     Data,
@@ -23,6 +24,7 @@ from poisonkit.experiments.networks import Context, Cost, Transform, training_of
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating
 from poisonkit.models.generators import NoiseGenerator
+from poisonkit.options import stated
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 from poisonkit.training import fit
@@ -75,7 +77,7 @@ def learned_generator(
         "generator": config.generator,
         "width": config.generator_width,
         "epsilon": config.epsilon,
-        "procedure": asdict(config.procedure),
+        "procedure": stated(config.procedure),
         "surrogate": [surrogate, surrogate_width],
         "standardise": config.standardise,
         "seed": seed,
@@ -83,7 +85,7 @@ def learned_generator(
         "judged": {
             "every": config.select_every,
             "model": [model, width],
-            "recipe": asdict(recipe),
+            "recipe": stated(recipe),
             "images": [data.part.checksum, data.held_out.checksum, data.test.checksum],
         },
         "device": data.learning.device.type,
@@ -194,6 +196,38 @@ def train_on(
         watch={"test": test} if test else None,
         options=width_option(config.width),
     )
+
+
+def train_perturbed(
+    config: ConfuseConfig,
+    data: Data,
+    generator: NoiseGenerator,
+    seed: int,
+    context: Context,
+    cost: Cost,
+    label: str,
+) -> tuple[Classifier, Json]:
+    """Train the attacked network on the training images with their noise, all of them."""
+    noisy, _ = craft(data.train, generator).apply(data.train)
+    if config.noise == "once":
+        return train_on(config, noisy, seed, context, cost, label, test=data.test)
+    return train_on(
+        config,
+        data.train,
+        seed,
+        context,
+        cost,
+        label,
+        test=data.test,
+        transform=float_noise(generator, checksum=noisy.checksum),
+        like=noisy,
+    )
+
+
+def refuse_new_noise(config: ConfuseConfig) -> None:
+    """Refuse noise that is made anew where it is for some of the images only, or filtered."""
+    if config.noise != "once":
+        raise PoisonkitError("here noise is made once: noise='anew' needs all images perturbed")
 
 
 def accuracies(network: Classifier, images: ImageSet) -> Json:

@@ -16,7 +16,12 @@ from poisonkit.experiments.deep_confuse.setting import (
     runs,
     variants_of,
 )
-from poisonkit.experiments.deep_confuse.steps import learned_generator, some_of_each_class, train_on
+from poisonkit.experiments.deep_confuse.steps import (
+    learned_generator,
+    refuse_new_noise,
+    some_of_each_class,
+    train_on,
+)
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
@@ -49,6 +54,7 @@ def _epsilon_units(config: EpsilonConfig) -> list[Json]:
 
 
 def _epsilon_check(config: EpsilonConfig, unit: Json, context: Context) -> object:
+    refuse_new_noise(config)
     return begin(_with_epsilon(config, unit), context)
 
 
@@ -157,6 +163,7 @@ def _share_units(config: ShareConfig) -> list[Json]:
 
 
 def _share_check(config: ShareConfig, unit: Json, context: Context) -> object:
+    refuse_new_noise(config)
     return begin(_with_share(config, unit), context)
 
 

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import unknown
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
-from poisonkit.experiments.deep_confuse.steps import accuracies, learned_generator, train_on
+from poisonkit.experiments.deep_confuse.steps import (
+    accuracies,
+    learned_generator,
+    train_on,
+    train_perturbed,
+)
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats, with_options
@@ -76,12 +80,16 @@ def switch_trial(
     config = _chosen(config, unit)
     data, cost = begin(config, context)
     learned = learned_generator(config, data, unit["generator"], context, cost)
-    noisy, _ = craft(data.train, learned.generator).apply(data.train)
-    numbers: Json = {**unit, "checks": learned.course["checks"]}
-    for name, images in (("clean", data.train), ("perturbed", noisy)):
-        network, _ = train_on(config, images, unit["seed"], context, cost, name, test=data.test)
-        numbers[name] = accuracies(network, data.test)
-    numbers["data_checksum"] = data.train.checksum
+    seed = unit["seed"]
+    clean, _ = train_on(config, data.train, seed, context, cost, "clean", test=data.test)
+    network, _ = train_perturbed(config, data, learned.generator, seed, context, cost, "perturbed")
+    numbers: Json = {
+        **unit,
+        "checks": learned.course["checks"],
+        "clean": accuracies(clean, data.test),
+        "perturbed": accuracies(network, data.test),
+        "data_checksum": data.train.checksum,
+    }
     return {**numbers, "cost": cost.as_json()}, {}
 
 
