@@ -91,7 +91,7 @@ def test_noise_that_is_made_anew_is_unrounded_noise_where_no_image_is_mirrored(l
         assert found["perturbed"]["accuracy"] == before["unrounded"]["accuracy"]
         assert found["unrounded"] == before["unrounded"]
         assert found["clean"] == before["clean"]
-    for name in ("transfer_cifar10", "label_map", "switches"):
+    for name in ("transfer_cifar10", "label_map", "switches", "epsilon"):
         assert laboratory.record(name, noise="anew").digest != laboratory.record(name).digest
 
 

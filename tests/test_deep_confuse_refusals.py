@@ -44,7 +44,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("transfer",), {"classifiers": ("original", "svm")}, "'svm'; known: .*support vector"),
     (("switches",), {"switches": ("paper", "amsgrad")}, "'amsgrad'; known: paper, .*released"),
     (("defences",), {"defences": ("none", "dropout")}, "'dropout'; known: none, crops"),
-    (("share", "epsilon", "defences"), {"noise": "anew"}, "noise='anew' needs all images"),
+    (("share", "defences"), {"noise": "anew"}, "noise must be 'once' here, not 'anew'"),
     (("mnist", "label_map"), {"procedure.crops": "centre"}, "one of none, random"),
     (("transfer",), {"trees": 0}, "at least one tree .* not 0 and"),
     (("transfer",), {"penalty": 0.0}, "a positive penalty, not .* and 0.0"),

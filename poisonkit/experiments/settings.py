@@ -113,9 +113,14 @@ def describe(hint: Any) -> str:
         return f"a list of {describe(arguments[0])}"
     if origin is tuple:
         return f"({', '.join(describe(option) for option in arguments)})"
-    return {types.NoneType: "none", float: "a number", int: "a whole number", str: "a text"}.get(
-        hint, getattr(hint, "__name__", str(hint))
-    )
+    words = {
+        types.NoneType: "none",
+        float: "a number",
+        int: "a whole number",
+        str: "a text",
+        bool: "true or false",
+    }
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def refuse_repeats(**options: Sequence[object]) -> None:

@@ -227,7 +227,10 @@ def train_perturbed(
 def refuse_new_noise(config: ConfuseConfig) -> None:
     """Refuse noise that is made anew where it is for some of the images only, or filtered."""
     if config.noise != "once":
-        raise PoisonkitError("here noise is made once: noise='anew' needs all images perturbed")
+        raise PoisonkitError(
+            f"noise must be 'once' here, not {config.noise!r}: noise that is made anew in every "
+            "epoch can neither be for some of the images only nor be filtered"
+        )
 
 
 def accuracies(network: Classifier, images: ImageSet) -> Json:

@@ -21,6 +21,7 @@ from poisonkit.experiments.deep_confuse.steps import (
     refuse_new_noise,
     some_of_each_class,
     train_on,
+    train_perturbed,
 )
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
@@ -54,7 +55,6 @@ def _epsilon_units(config: EpsilonConfig) -> list[Json]:
 
 
 def _epsilon_check(config: EpsilonConfig, unit: Json, context: Context) -> object:
-    refuse_new_noise(config)
     return begin(_with_epsilon(config, unit), context)
 
 
@@ -69,19 +69,15 @@ def epsilon_trial(
     """Learn a generator with the bound of this trial, and train on its images (Figure 4)."""
     config = _with_epsilon(config, unit)
     data, cost = begin(config, context)
-    images = data.train
+    images, seed, label = data.train, unit["seed"], f"epsilon {unit['epsilon']}"
     if unit["epsilon"]:
         learned = learned_generator(config, data, unit["generator"], context, cost)
         images, _ = craft(data.train, learned.generator).apply(data.train)
-    network, course = train_on(
-        config,
-        images,
-        unit["seed"],
-        context,
-        cost,
-        f"epsilon {unit['epsilon']}",
-        test=data.test,
-    )
+        network, course = train_perturbed(
+            config, data, learned.generator, seed, context, cost, label
+        )
+    else:
+        network, course = train_on(config, images, seed, context, cost, label, test=data.test)
     numbers = {
         **unit,
         "accuracy": evaluate(network, data.test),
@@ -89,7 +85,7 @@ def epsilon_trial(
         "data_checksum": data.train.checksum,
     }
     shown: dict[str, Tensor] = {}
-    if unit["seed"] == config.seed:
+    if seed == config.seed:
         shown = {"images": images.x[some_of_each_class(data.train, 1)]}
     return {**numbers, "cost": cost.as_json()}, shown
 
