@@ -118,7 +118,8 @@ def epoch_and_parts(setting: Setting, rounds: int) -> None:
             setting.target,
             setting.wanted,
             procedure,
-            batches=range(surrogates.batches(count)),
+            orders=surrogates.orders(count),
+            batches=range(-(-count // procedure.batch_size)),
         )
 
     network, theta = prepared(setting)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from poisonkit.attacks import metapoison
 from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.colour import Recolouring
 from poisonkit.attacks.look_ahead import OBJECTIVES, Procedure, margin
 from poisonkit.attacks.metapoison import craft
 from poisonkit.attacks.surrogates import Surrogates
@@ -236,8 +237,11 @@ def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
         {"trajectory": "clean"},
         {"trajectory": "poisoned"},
         {"later": "first"},
+        {"later": "first", "batch_size": 15},  # 14, 13 and 13 images
+        {"later": "first", "recompute": True, "unroll": 1},
         {"update": "batch"},
         {"update": "batch", "trajectory": "poisoned"},
+        {"update": "batch", "batch_size": 3, "later": "first"},  # most hold no poison
     ],
     ids=str,
 )
@@ -248,9 +252,9 @@ def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, wa
     slopes, starts = [], []
     original = metapoison.look_ahead
 
-    def watched(images, *others, batches):
+    def watched(images, *others, **options):
         starts.append(images.clone())
-        result = original(images, *others, batches=batches)
+        result = original(images, *others, **options)
         slopes.append(result.slope.clone())
         return result
 
@@ -264,7 +268,10 @@ def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, wa
     both = [population.at(number) for number in range(2)]
     weights = [{name: value.clone() for name, value in one.parameters.items()} for one in both]
     orders = [one.order(len(train)) for one in both]
-    changes = [range(4)] if procedure.update == "epoch" else [range(n, n + 1) for n in range(4)]
+    count = len(orders[0])
+    changes = [range(count)]
+    if procedure.update == "batch":
+        changes = [range(number, number + 1) for number in range(count)]
     assert len(slopes) == len(changes)
     for start, found, batches in zip(starts, slopes, changes, strict=True):
         expected = torch.zeros(6, 3, 8, 8)
@@ -277,8 +284,8 @@ def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, wa
                 whole = poisoned.clone().requires_grad_()
                 own = [row for row in chosen.tolist() if row in rows]
                 unrolled = [(whole[chosen], train.y[chosen])]
-                for ahead in (1, 2):
-                    r = order[(first + ahead) % 4]
+                for ahead in range(1, procedure.unroll + 1):
+                    r = order[(first + ahead) % count]
                     x, y = poisoned[r], train.y[r]
                     if procedure.later == "first":
                         x = torch.cat([poisoned[own], clean[r[len(own) :]]])
@@ -308,10 +315,32 @@ def test_changes_after_every_batch_share_the_rate_of_a_step(scene):
     moved = once > 0  # the networks do not look at the last row and column
     assert torch.allclose(once[moved], torch.full_like(once[moved], rate), atol=1e-6)
     often = (crafted(scene, replace(procedure, update="batch")).images - bases)[inside].abs()
-    # Of the four changes a poison takes part in one with each of two surrogates.
-    quarters = 4 * often[moved] / rate
-    assert torch.allclose(quarters, quarters.round(), atol=1e-3)
-    assert set(quarters.round().tolist()) == {0.0, 1.0, 2.0}
+    # A poison takes part in one change with each of two surrogates: where they agree, it goes
+    # as far as at once, where they do not, it comes back, and both at a time are one change.
+    halves = 2 * often[moved] / rate
+    assert torch.allclose(halves, halves.round(), atol=1e-3)
+    assert set(halves.round().tolist()) == {0.0, 1.0, 2.0}
+
+
+@pytest.mark.parametrize("update", ["epoch", "batch"])
+def test_the_changes_of_a_step_share_the_weight_of_its_smoothness(scene, update, monkeypatch):
+    """Roughness is all that there is to follow where the meta-gradient is nothing."""
+    pulls = []
+
+    def watch(state, seen, optimizer, rate):
+        state.recolouring.offsets.data.normal_(generator=torch.Generator().manual_seed(4))
+        optimizer.zero_grad()
+        change(state, replace(seen, slope=torch.zeros_like(seen.slope)), optimizer, rate)
+        pulls.append(state.recolouring.offsets.grad.clone())
+
+    change = metapoison._State.change_by
+    monkeypatch.setattr(metapoison._State, "change_by", watch)
+    crafted(scene, replace(SHORT, steps=1, colour=0.1, smoothness=3.0, update=update))
+    assert len(pulls) == (1 if update == "epoch" else 4)
+    alone = Recolouring(6, bound=0.1)
+    alone.offsets.data.normal_(generator=torch.Generator().manual_seed(4))
+    (3 * alone.roughness().sum()).backward()
+    torch.testing.assert_close(sum(pulls), alone.offsets.grad)
 
 
 def test_poisons_need_not_keep_to_the_range_of_pixels_but_images_of_them_do(scene):
@@ -323,6 +352,24 @@ def test_poisons_need_not_keep_to_the_range_of_pixels_but_images_of_them_do(scen
     assert float(change.abs().max()) == pytest.approx(0.2)
     assert torch.equal(found.poison.images, (found.images.clamp(0, 1) * 255).round().byte())
     assert int(found.poison.verify(train, targets=targets.x).max()) <= 51
+
+
+def test_all_poisons_begin_within_the_range_of_pixels(scene, monkeypatch):
+    train, _, rows = scene
+    begun = []
+    original = metapoison._State.keep
+
+    def keep(state, step):
+        begun.append(state.images().detach().clone())
+        original(state, step)
+
+    monkeypatch.setattr(metapoison._State, "keep", keep)
+    for clipped in (True, False):
+        crafted(scene, replace(SHORT, steps=1, epsilon=0.3, clipped=clipped))
+    first, _, again, _ = begun
+    assert torch.equal(first, again)
+    assert 0 == float(first.min()) < float(first.max()) == 1
+    assert float((first - train.x[rows].float() / 255).abs().max()) <= 0.3 + 1e-6
 
 
 @pytest.mark.parametrize("losses", ["last", "all"])
@@ -407,11 +454,11 @@ def test_a_stopped_crafting_goes_on_to_the_same_poisons(
     # In the fourth step, and in the midst of it where that has several changes.
     broken = 3 * changes + (changes + 1) // 2
 
-    def breaking(*arguments, batches):
+    def breaking(*arguments, **options):
         calls.append(1)
         if len(calls) == broken:
             raise KeyboardInterrupt
-        return original(*arguments, batches=batches)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(metapoison, "look_ahead", breaking)
     with pytest.raises(KeyboardInterrupt):

@@ -113,6 +113,8 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             own["recipe"] |= {
                 key: plain["recipe"][key] for key in ("momentum", "warmup", "milestones")
             }
+        if unit["switch"] in ("released", "poisons not rounded"):
+            assert own.pop("rounded") is False
         assert {**own, "procedure": plain["procedure"]} == plain
     assert found == {
         "paper": {},
@@ -125,6 +127,7 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
         },
         "first batch's poisons in all steps": {"later": "first"},
         "range of pixels may be left": {"clipped": False},
+        "poisons not rounded": {},
         "released": {
             "objective": "margin",
             "losses": "all",
@@ -142,6 +145,56 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
         "two unrolled steps": {},  # the paper's
         "sign of the gradient": {"optimizer": "sign"},
     }
+
+
+def test_the_released_variant_is_what_the_authors_code_does():
+    """Its defaults, as its parser has them, on the [0, 1] scale."""
+    found = as_json(EXPERIMENTS["metapoison/victims"].configure(variant="released"))
+    assert found["model"] == "five_block_cnn"
+    assert found["rounded"] is False
+    assert found["procedure"] == {
+        "epsilon": 8 / 255,
+        "colour": 0.04,
+        "smoothness": 8.0,
+        "steps": 60,
+        "unroll": 2,
+        "surrogates": 24,
+        "stagger": 1,
+        "surrogate_rate": 0.1,
+        "warmup_epochs": 5,
+        "momentum": 0.0,
+        "batch_size": 125,
+        "trajectory": "clean",
+        "losses": "all",
+        "recompute": False,
+        "objective": "margin",
+        "optimizer": "adam",
+        "learning_rate": 200 / 255,
+        "drops": [1 / 3, 2 / 3],
+        "start": "noise",
+        "later": "first",
+        "clipped": False,
+    }
+    recipe = found["recipe"]
+    assert recipe["epochs"] == 200
+    assert recipe["optimizer"] == "sgd"
+    assert (recipe["learning_rate"], recipe["batch_size"]) == (0.1, 125)
+    assert (recipe["momentum"], recipe["weight_decay"]) == (0, 0)
+    assert (recipe["crop_padding"], recipe["flip"]) == (0, False)
+    # Five epochs to warm up, drops after 100 and 150 of them.
+    assert 200 * recipe["warmup"] == 5
+    assert [200 * mark for mark in recipe["milestones"]] == [100, 150]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_released_variant_leaves_out_what_an_experiment_cannot_do(name, laboratory):
+    """Poisons that are not rounded are no pictures, and cannot be cropped or mirrored."""
+    experiment = EXPERIMENTS[f"metapoison/{name}"]
+    found = experiment.configure(variant="released")
+    assert found.rounded == (name in ("crafting", "mechanism", "limits", "training"))
+    config = configure(name, variant="released", **{"procedure.colour": 0.0})
+    for unit in experiment.units(config):
+        experiment.check(config, unit, laboratory.context)
 
 
 def test_at_the_papers_scale_the_released_switch_is_the_variant_but_for_its_scale():
@@ -166,7 +219,8 @@ def test_off_the_papers_scale_no_switch_is_what_the_profile_does_anyway(profile,
     config = experiment.configure(profile=profile)
     procedures = {}
     for unit in experiment.units(config):
-        procedure = as_json(switches._switched(config, unit))["procedure"]
+        own = as_json(switches._switched(config, unit))
+        procedure = own["procedure"] | {key: own[key] for key in own if key == "rounded"}
         if procedure["unroll"] == 1:
             procedure["losses"] = "last"  # it is all there is
         procedures[unit["switch"]] = json.dumps(procedure)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from poisonkit.attacks import metapoison
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS
-from poisonkit.experiments.metapoison.limits import unrounded
 from poisonkit.experiments.metapoison.mechanism import (
     distances_by_layer,
     layers_of,
@@ -31,6 +30,7 @@ from poisonkit.experiments.metapoison.steps import (
     last_representation,
     target_logits,
     train_victim,
+    unrounded,
 )
 from poisonkit.experiments.networks import Context
 from poisonkit.images import ImageSet

@@ -47,17 +47,17 @@ class Procedure:
     objective : ``cross-entropy``; or ``margin``, by how much the largest other logit exceeds
         the wanted one.
     optimizer : ``adam``, or ``sign`` of the gradient.
-    learning_rate : on the [0, 1] scale, of a crafting step; several changes of the poisons in
-        one share it.
+    learning_rate : on the [0, 1] scale, of a crafting step. Where the poisons are changed after
+        every batch, those changes share it that a poison takes part in, one for each surrogate.
     drops : shares of the steps after which the rate is lowered tenfold.
     start : ``noise``, uniform within the bound; or ``zero``.
     update : change the poisons once every surrogate went through its ``epoch``, as the released
         code does, or after each ``batch`` of theirs (Algorithm 1).
-    later : the batches of later unrolled steps hold poisons in their ``own`` places (line 6 of
-        Algorithm 1), or those of the ``first`` batch once more and no others, as in the
-        released code.
-    clipped : keep the poisons within the range of pixels. The released code does not; its
-        poisons are never rounded either. As images, they are cut off there.
+    later : the batches after the first, the one that the target's loss is read in included,
+        hold poisons in their ``own`` places (line 6 of Algorithm 1), or those of the ``first``
+        batch once more and no others, as in the released code.
+    clipped : keep the poisons within the range of pixels. The released code does so at the
+        start only. As images, they are cut off there.
     """
 
     epsilon: float = 16 / 255
@@ -109,11 +109,17 @@ class Procedure:
         """T, epochs after which a surrogate begins anew."""
         return self.surrogates * self.stagger
 
-    def rate_at(self, step: int) -> float:
-        """Return the poisons' learning rate in a step: a quadratic rise in five, then drops."""
+    def rate_at(self, step: int, batches: int = 1) -> float:
+        """Return the rate of each change in a step: a quadratic rise in five, then drops.
+
+        Parameters
+        ----------
+        batches : of an epoch; a poison is in one of them for each surrogate.
+        """
+        changes = min(batches, self.surrogates) if self.update == "batch" else 1
         rising = min(1.0, ((step + 1) / 5) ** 2)
         passed = sum(step >= share * self.steps for share in self.drops)
-        return self.learning_rate * rising * 0.1**passed
+        return self.learning_rate * rising * 0.1**passed / changes
 
 
 def margin(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -134,11 +140,13 @@ class Seen:
     ----------
     losses : the target's loss before and after unrolling, summed over ``batches``.
     batches : that held poisons.
+    share : of the epoch that these batches are.
     slope : [n, C, H, W], the meta-gradient: a sum over the batches, a mean over the surrogates.
     """
 
     losses: Tensor
     batches: int
+    share: float
     slope: Tensor
 
 
@@ -152,6 +160,7 @@ def look_ahead(
     wanted: Tensor,
     procedure: Procedure,
     *,
+    orders: list[list[Tensor]],
     batches: range,
 ) -> Seen:
     """Let every surrogate go through some batches of its epoch, looking ahead from each.
@@ -165,14 +174,14 @@ def look_ahead(
     clean, y : all training images, float [N, C, H, W], and their labels.
     place : int64 [N], the poison that each training image becomes, or -1.
     targets, wanted : [T, C, H, W], and the labels int64 [T] that they shall be given.
+    orders : the rows of each batch of this epoch, for each surrogate.
     batches : consecutive ones; with the epoch's last, surrogates grow an epoch older.
     """
     slope = torch.zeros_like(images)
     seen = torch.zeros(2, device=images.device)
     count = 0
-    for number in range(procedure.surrogates):
+    for number, order in enumerate(orders):
         surrogate = surrogates.at(number)
-        order = surrogate.order(len(y))
         for first in batches:
             rows = order[first]
             poisoned = place[rows] >= 0
@@ -200,7 +209,8 @@ def look_ahead(
             surrogate.descend(x, y[rows])
         if batches.stop == len(order):
             surrogate.finish_epoch()
-    return Seen(losses=seen, batches=count, slope=slope / procedure.surrogates)
+    share = len(batches) / len(orders[0])
+    return Seen(losses=seen, batches=count, share=share, slope=slope / procedure.surrogates)
 
 
 def updates(count: int, procedure: Procedure) -> list[range]:

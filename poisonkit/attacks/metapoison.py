@@ -114,8 +114,8 @@ def craft(
             start = time.perf_counter()
             state.keep(step)
             sums, count = torch.zeros(2, device=train.device), 0
-            changes = updates(state.surrogates.batches(len(train)), procedure)
-            for batches in changes:
+            orders = state.surrogates.orders(len(train))
+            for batches in updates(len(orders[0]), procedure):
                 seen = look_ahead(
                     state.images().detach(),
                     state.surrogates,
@@ -125,11 +125,12 @@ def craft(
                     aims,
                     labels,
                     procedure,
+                    orders=orders,
                     batches=batches,
                 )
                 sums, count = sums + seen.losses, count + seen.batches
                 if seen.batches:
-                    state.follow(seen, optimizer, step, of=len(changes))
+                    state.change_by(seen, optimizer, procedure.rate_at(step, len(orders[0])))
             before, after = (sums / count).tolist()
             if not (math.isfinite(before) and math.isfinite(after)):
                 raise PoisonkitError(
@@ -195,7 +196,8 @@ class _State(nn.Module):
         self.recolouring: Recolouring | None = None
         if procedure.colour:
             self.recolouring = Recolouring(len(bases), bound=procedure.colour).to(bases.device)
-        self.project()
+        # The released code, too, begins within the range of pixels.
+        self.project(clipped=True)
         self.surrogates = Surrogates(surrogate, procedure, seed)
         kept = 1 + -(-procedure.steps // keep_every)
         self.register_buffer("kept", torch.zeros(kept, *bases.shape, device=bases.device))
@@ -221,13 +223,12 @@ class _State(nn.Module):
             found.append((self.recolouring.offsets, scale))
         return found
 
-    def follow(self, seen: Seen, optimizer: torch.optim.Adam, step: int, *, of: int) -> None:
-        """Change the poisons against a meta-gradient, one of so many in a crafting step."""
-        rate = self.procedure.rate_at(step) / of
+    def change_by(self, seen: Seen, optimizer: torch.optim.Adam, rate: float) -> None:
+        """Change the poisons against a meta-gradient."""
         optimizer.zero_grad(set_to_none=True)
         self.images().backward(seen.slope)
         if self.recolouring is not None:
-            weight = self.procedure.smoothness / of
+            weight = self.procedure.smoothness * seen.share
             (weight * self.recolouring.roughness().sum()).backward()
         if self.procedure.optimizer == "adam":
             for group, (_, scale) in zip(optimizer.param_groups, self.parts, strict=True):
@@ -238,15 +239,15 @@ class _State(nn.Module):
                 for part, scale in self.parts:
                     assert part.grad is not None
                     part.sub_(scale * rate * part.grad.sign())
-        self.project()
+        self.project(clipped=self.procedure.clipped)
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Go back to the bounds and, unless it is left, to the range of pixels."""
+    def project(self, *, clipped: bool) -> None:
+        """Go back to the bounds, and to the range of pixels if the poisons are to keep to it."""
         if self.recolouring is not None:
             self.recolouring.project()
         self.change.clamp_(-self.procedure.epsilon, self.procedure.epsilon)
-        if self.procedure.clipped:
+        if clipped:
             before = self._recoloured()
             self.change.copy_((before + self.change).clamp(0, 1) - before)
 

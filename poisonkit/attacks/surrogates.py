@@ -84,9 +84,10 @@ class Surrogates(nn.Module):
         """Return the seed of a surrogate in its present life."""
         return self.seed + 1 + number + _LIVES * int(self.lives[number])
 
-    def batches(self, count: int) -> int:
-        """Return how many batches an epoch of ``count`` images has."""
-        return -(-count // self.training_of.batch_size)
+    def orders(self, count: int) -> list[list[Tensor]]:
+        """Return for each surrogate the rows of each batch of its epoch, of ``count`` images."""
+        numbers = range(self.training_of.surrogates)
+        return [self.at(number).order(count) for number in numbers]
 
     def at(self, number: int) -> "Surrogate":
         """Return one of them; what it learns is kept here."""
@@ -133,7 +134,8 @@ class Surrogate:
         generator = torch.Generator().manual_seed(seed)
         device = next(iter(self.parameters.values())).device
         rows = torch.randperm(count, generator=generator).to(device)
-        return list(rows.tensor_split(self._whole.batches(count)))
+        size = self._whole.training_of.batch_size
+        return list(rows.tensor_split(-(-count // size)))
 
     def descend(self, x: Tensor, y: Tensor) -> Tensor:
         """Take one step of training, and return the loss before it."""

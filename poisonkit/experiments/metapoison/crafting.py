@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin, draw_pair
-from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.setting import (
+    ROUNDED_VARIANTS,
+    VARIANTS,
+    MetaConfig,
+    always_rounded,
+    profiles_of,
+)
 from poisonkit.experiments.metapoison.steps import Poisons, crafted, kept_steps, train_victim
 from poisonkit.experiments.metapoison.victims import (
     answers,
     attack,
-    check,
     clean_row,
     outcome,
     row_of,
@@ -29,6 +34,11 @@ def _steps(config: MetaConfig) -> list[Json]:
     return [
         {"step": number, **run} for number in range(len(kept_steps(config))) for run in runs(config)
     ]
+
+
+def _step_check(config: MetaConfig, unit: Json, context: Context) -> object:
+    always_rounded(config)
+    return begin(config, unit["pair"], context)
 
 
 def _step_trial(config: MetaConfig, unit: Json, context: Context) -> tuple[Json, dict[str, Tensor]]:
@@ -85,10 +95,10 @@ CRAFTING = Experiment(
         quick={"victims": 4, "target": 32, "kept_every": 5},
         small={"pairs": 1},
     ),
-    variants=VARIANTS,
+    variants=ROUNDED_VARIANTS,
     units=_steps,
     trial=_step_trial,
-    check=check,
+    check=_step_check,
     summarise=_step_summary,
 )
 

@@ -4,19 +4,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.metapoison.pairs import begin, draw_pair
-from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.setting import (
+    ROUNDED_VARIANTS,
+    VARIANTS,
+    MetaConfig,
+    always_rounded,
+    check_rounding,
+    profiles_of,
+)
 from poisonkit.experiments.metapoison.steps import (
     crafted,
     last_representation,
     train_victim,
+    unrounded,
 )
 from poisonkit.experiments.metapoison.victims import answers, attack, outcome, rows_by, runs
-from poisonkit.experiments.networks import Context, Transform
+from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.models import create, features
@@ -53,8 +61,9 @@ def _units(config: LimitsConfig) -> list[Json]:
 
 def _check(config: LimitsConfig, unit: Json, context: Context) -> object:
     found = begin(config, unit["pair"], context)
-    if unit["measure"] == "not rounded" and (config.recipe.crop_padding or config.recipe.flip):
-        raise PoisonkitError("poisons that are not rounded go without crops and flips")
+    always_rounded(config)
+    if unit["measure"] == "not rounded":
+        check_rounding(replace(config, rounded=False))
     last_representation(create(config.model, like=found[0].train, seed=0))
     return found
 
@@ -95,37 +104,6 @@ def _trial(config: LimitsConfig, unit: Json, context: Context) -> tuple[Json, di
     }, {}
 
 
-def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
-    """Return a transform that puts poisons as they were before rounding in place of the rounded.
-
-    Parameters
-    ----------
-    rounded : uint8 [n, C, H, W], as they are found in the batches.
-    images : float [n, C, H, W] in [0, 1].
-    checksum : of the training images with the rounded poisons.
-    """
-    generator = torch.Generator().manual_seed(0)
-    # Whole numbers, small enough for the sums to be exact: equal images have equal keys.
-    weights = torch.randint(1, 2**31, (rounded[0].numel(),), generator=generator)
-    weights = weights.double().to(rounded.device)
-
-    def key(x: Tensor) -> Tensor:
-        return x.flatten(1).double() @ weights
-
-    keys, order = key(rounded).sort()
-
-    def apply(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        own = key((255 * x).round())
-        place = torch.searchsorted(keys, own).clamp_max(len(keys) - 1)
-        found = keys[place] == own
-        x = x.clone()
-        x[found] = images[order[place[found]]]
-        return x
-
-    about: Json = {"poisons": "not rounded", "of": checksum}
-    return Transform(about=about, apply=apply)
-
-
 def _summary(config: LimitsConfig, trials: Sequence[Json]) -> Json:
     rows = rows_by(trials, "measure")
     for row in rows:
@@ -144,7 +122,7 @@ LIMITS = Experiment(
     profiles=profiles_of(
         paper={"pairs": 2}, quick={"poisons": 30}, small={"pairs": 3, "poisons": 200}
     ),
-    variants=VARIANTS,
+    variants=ROUNDED_VARIANTS,
     units=_units,
     trial=_trial,
     check=_check,

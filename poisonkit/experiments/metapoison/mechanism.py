@@ -14,7 +14,12 @@ from poisonkit.attacks.surrounding import Substitute
 from poisonkit.devices import repeatable_kernels
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
-from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.setting import (
+    ROUNDED_VARIANTS,
+    MetaConfig,
+    always_rounded,
+    profiles_of,
+)
 from poisonkit.experiments.metapoison.steps import (
     VICTIM_SEEDS,
     crafted,
@@ -48,6 +53,7 @@ class MechanismConfig(MetaConfig):
 
 def _check(config: MechanismConfig, unit: Json, context: Context) -> object:
     data, pair, cost = begin(config, unit["pair"], context)
+    always_rounded(config)
     if config.arrows < 1 or config.collided < 1 or config.iterations < 1:
         raise PoisonkitError("arrows, collided and iterations must be at least 1")
     last_representation(_fresh(config, data.train, unit["victim"]))
@@ -241,7 +247,7 @@ MECHANISM = Experiment(
         quick={"pairs": 2, "arrows": 6, "collided": 10, "iterations": 200, "victims": 2},
         small={"pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
     ),
-    variants=VARIANTS,
+    variants=ROUNDED_VARIANTS,
     units=runs,
     trial=_trial,
     check=_check,

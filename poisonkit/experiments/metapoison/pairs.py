@@ -6,7 +6,7 @@ import torch
 
 from poisonkit.attacks import metapoison
 from poisonkit.errors import PoisonkitError
-from poisonkit.experiments.metapoison.setting import MetaConfig
+from poisonkit.experiments.metapoison.setting import MetaConfig, check_rounding
 from poisonkit.experiments.networks import Context, Cost, width_option
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create, evaluating, must_take
@@ -61,6 +61,7 @@ def begin(config: MetaConfig, number: int, context: Context) -> tuple[Data, Pair
     for name in ("pairs", "victims", "targets", "poisons", "kept_every", "tested_per_class"):
         if getattr(config, name) < 1:
             raise PoisonkitError(f"{name} must be at least 1, not {getattr(config, name)}")
+    check_rounding(config)
     if config.procedure.colour and train.channels != 3:
         raise PoisonkitError(
             f"recolouring needs 3 channels, not the {train.channels} of {train.name}"

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Literal
 
 from poisonkit.attacks.look_ahead import Procedure
+from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.settings import profiles_over
+from poisonkit.options import added
 from poisonkit.training import Recipe
 
 
@@ -54,6 +56,8 @@ class MetaConfig:
     victims : networks that are trained on each pair's poisons, each from weights of its own.
     recipe : how victims are trained.
     tested_per_class : accuracies are measured on so many test images of each class.
+    rounded : whether victims train on poisons rounded to whole levels, as images are, or on
+        the numbers that were crafted, as the released code's do.
     """
 
     profile: Literal["quick", "small", "paper"] = "paper"
@@ -79,6 +83,7 @@ class MetaConfig:
     victims: int = 8
     recipe: Recipe = field(default_factory=_victims)
     tested_per_class: int = 1000
+    rounded: bool = added(True)
 
 
 #: A laptop's: few small digits, a narrow network, changes that can be seen. Digits are easily
@@ -132,6 +137,7 @@ RELEASED: Mapping[str, object] = {
     "procedure.colour": 0.04,
     "procedure.smoothness": 8.0,
     "procedure.objective": "margin",
+    "rounded": False,
     "procedure.losses": "all",
     "procedure.later": "first",
     "procedure.clipped": False,
@@ -149,3 +155,20 @@ profiles_of = partial(profiles_over, QUICK, SMALL)
 
 #: The paper's variant changes nothing.
 VARIANTS: Mapping[str, Mapping[str, object]] = {"paper": {}, "released": RELEASED}
+#: For experiments that need poisons as images.
+ROUNDED_VARIANTS: Mapping[str, Mapping[str, object]] = {
+    "paper": {},
+    "released": {name: value for name, value in RELEASED.items() if name != "rounded"},
+}
+
+
+def always_rounded(config: MetaConfig) -> None:
+    """Refuse poisons that are not rounded where they are needed as images."""
+    if not config.rounded:
+        raise PoisonkitError("here poisons are images: rounded=false is for other experiments")
+
+
+def check_rounding(config: MetaConfig) -> None:
+    """Refuse a training that would change poisons before they can be told from other images."""
+    if not config.rounded and (config.recipe.crop_padding or config.recipe.flip):
+        raise PoisonkitError("poisons that are not rounded go without crops and flips")

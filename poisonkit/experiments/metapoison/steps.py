@@ -46,7 +46,7 @@ class Poisons:
 
     Attributes
     ----------
-    images : float [n, C, H, W] in [0, 1], before rounding.
+    images : float [n, C, H, W], before rounding.
     course : the poisons before steps 0, ``kept_every``, ... and after the last one.
     unaffected, unrolled : float [steps], see :class:`poisonkit.attacks.metapoison.Crafted`.
     """
@@ -178,6 +178,49 @@ def train_victim(
         watch=watch,
         options=width_option(config.width),
     )
+
+
+def not_rounded(config: MetaConfig, poisons: Poisons, images: ImageSet) -> Transform | None:
+    """Return what a victim's batches go through: nothing, unless poisons are not rounded.
+
+    Parameters
+    ----------
+    images : the training images with the rounded poisons.
+    """
+    if config.rounded:
+        return None
+    return unrounded(poisons.last.images, poisons.images, images.checksum)
+
+
+def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
+    """Return a transform that puts poisons as they were before rounding in place of the rounded.
+
+    Parameters
+    ----------
+    rounded : uint8 [n, C, H, W], as they are found in the batches.
+    images : float [n, C, H, W].
+    checksum : of the training images with the rounded poisons.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Whole numbers, small enough for the sums to be exact: equal images have equal keys.
+    weights = torch.randint(1, 2**31, (rounded[0].numel(),), generator=generator)
+    weights = weights.double().to(rounded.device)
+
+    def key(x: Tensor) -> Tensor:
+        return x.flatten(1).double() @ weights
+
+    keys, order = key(rounded).sort()
+
+    def apply(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        own = key((255 * x).round())
+        place = torch.searchsorted(keys, own).clamp_max(len(keys) - 1)
+        found = keys[place] == own
+        x = x.clone()
+        x[found] = images[order[place[found]]]
+        return x
+
+    about: Json = {"poisons": "not rounded", "of": checksum}
+    return Transform(about=about, apply=apply)
 
 
 def _measures(pair: Pair, beside: Tensor | None, images: str, prefix: str) -> dict[str, Measured]:

@@ -12,7 +12,7 @@ from poisonkit.store import Json
 
 #: Which network, how many surrogates and epochs: the scale, which no switch changes.
 _SCALE = ("model", "procedure.surrogates", "recipe.epochs")
-#: What each switch changes of the paper's setting; the six after it are the released code's,
+#: What each switch changes of the paper's setting; the seven after it are the released code's,
 #: ``released`` all of them together with how it trains. (When poisons are changed, the setting
 #: follows the code, and the switch Algorithm 1.)
 SWITCHES: Mapping[str, Mapping[str, object]] = {
@@ -26,6 +26,7 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     },
     "first batch's poisons in all steps": {"procedure.later": "first"},
     "range of pixels may be left": {"procedure.clipped": False},
+    "poisons not rounded": {"rounded": False},
     "released": {name: value for name, value in RELEASED.items() if name not in _SCALE},
     "poisons changed after every batch": {"procedure.update": "batch"},
     "surrogates trained on poisons": {"procedure.trajectory": "poisoned"},
@@ -73,11 +74,12 @@ SWITCHING = one_at_a_time(
     summary="what each difference between the paper and the released code changes",
     config=MetaSwitchesConfig,
     units=_switch_units,
+    version=4,
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={
-            # Digits have no colours; the others are what the profile does anyway, with one
-            # unrolled step alone.
+            # Digits have no colours; the others are what the profile does anyway, or nearly so
+            # with one unrolled step alone.
             "switches": _without(
                 "loss of all unrolled steps",
                 "smaller change, and of colours",
@@ -97,6 +99,7 @@ SWITCHING = one_at_a_time(
                 "loss of all unrolled steps",
                 "first batch's poisons in all steps",
                 "range of pixels may be left",
+                "poisons not rounded",
                 "surrogates trained on clean images",
                 "one unrolled step",
                 "sign of the gradient",

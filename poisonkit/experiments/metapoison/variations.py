@@ -9,7 +9,12 @@ from torch import Tensor
 
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.metapoison.pairs import begin
-from poisonkit.experiments.metapoison.setting import VARIANTS, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.setting import (
+    ROUNDED_VARIANTS,
+    VARIANTS,
+    MetaConfig,
+    profiles_of,
+)
 from poisonkit.experiments.metapoison.victims import attack, rows_by, runs
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.running import Experiment
@@ -29,22 +34,24 @@ def one_at_a_time(
     config: type,
     units: Callable[[Any], Sequence[Json]],
     profiles: Mapping[str, Mapping[str, object]],
+    version: int = 3,
     victims_only: bool = False,
 ) -> Experiment:
     """Return an experiment whose trials differ in what each unit has under a key.
 
     Parameters
     ----------
-    victims_only : whether the poisons are crafted as if nothing were changed.
+    victims_only : whether the poisons are crafted as if nothing were changed. Their victims
+        may crop and mirror images, which those of poisons that are not rounded cannot.
     """
 
     return Experiment(
         name=f"metapoison/{name}",
         summary=summary,
-        version=3,
+        version=version,
         config=config,
         profiles=profiles,
-        variants=VARIANTS,
+        variants=ROUNDED_VARIANTS if victims_only else VARIANTS,
         units=units,
         trial=partial(_trial, chosen, victims_only),
         check=partial(_check, chosen),

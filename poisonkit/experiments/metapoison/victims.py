@@ -6,7 +6,12 @@ from torch import Tensor
 
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import MetaConfig
-from poisonkit.experiments.metapoison.steps import crafted, target_logits, train_victim
+from poisonkit.experiments.metapoison.steps import (
+    crafted,
+    not_rounded,
+    target_logits,
+    train_victim,
+)
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.models import Classifier
 from poisonkit.statistics import mean_and_deviation, wilson
@@ -46,7 +51,16 @@ def attack(
     data, pair, cost = begin(config, unit["pair"], context)
     poisons = crafted(attacker or config, data, pair, context, cost)
     images, _ = poisons.last.apply(data.train, targets=pair.targets.x)
-    network, course = train_victim(config, data, images, pair, unit["victim"], context, cost)
+    network, course = train_victim(
+        config,
+        data,
+        images,
+        pair,
+        unit["victim"],
+        context,
+        cost,
+        transform=not_rounded(config, poisons, images),
+    )
     found = outcome(pair, network, course, data)
     if beside_clean:
         clean, _ = train_victim(config, data, data.train, None, unit["victim"], context, cost)
