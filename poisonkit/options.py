@@ -11,20 +11,25 @@ def added(default: object) -> Any:
     """Return a field of a dataclass that it got after records had been made without it.
 
     At its default, which is what those records were made with, it is not written down. So
-    they remain the records of the same configuration.
+    they remain the records of the same configuration; and so the default must never change.
     """
     return field(default=default, metadata={_ADDED: True})
 
 
-def stated(options: Any) -> dict[str, Any]:
+def written(options: Any) -> dict[str, Any]:
     """Return a dataclass's values by name, nested ones too, without :func:`added` defaults."""
-    return dict(_stated(options))
+    return dict(_written(options))
 
 
-def _stated(options: Any) -> Iterator[tuple[str, Any]]:
+def _written(options: Any) -> Iterator[tuple[str, Any]]:
     for entry in fields(options):
         value = getattr(options, entry.name)
-        if is_dataclass(value):
-            yield entry.name, stated(value)
-        elif _ADDED not in entry.metadata or value != entry.default:
-            yield entry.name, value
+        if _ADDED in entry.metadata and value == entry.default:
+            continue
+        yield entry.name, written(value) if is_dataclass(value) else value
+
+
+def default_of(options: Any, name: str) -> Any:
+    """Return what a value is, or was in a record, that is not written down."""
+    [entry] = [entry for entry in fields(options) if entry.name == name]
+    return entry.default

@@ -24,6 +24,7 @@ from poisonkit.devices import has_bfloat16, reproducible, seed_device
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.images import ImageSet
+from poisonkit.options import written
 
 #: Raised when the same recipe would give another network; trained ones are then not reused.
 VERSION = 1
@@ -207,7 +208,7 @@ def fit(
     optimizer = _optimizer(model, recipe)
     sampler = Sampler(images, recipe, seed=seed)
     about = {"seed": seed, "images": images.checksum, "statistics": statistics}
-    run = json.dumps({**about, **asdict(recipe)})
+    run = json.dumps({**about, **written(recipe)})
     history = [Epoch(**done) for done in restore(checkpoint, model, optimizer, run)]
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(device))
     total = recipe.epochs * sampler.steps

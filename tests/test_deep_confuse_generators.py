@@ -7,6 +7,7 @@ import torch
 from deep_confuse_laboratory import DeepConfuseLaboratory, configure
 
 from poisonkit.attacks.generated_noise import craft
+from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.deep_confuse import steps
 from poisonkit.experiments.deep_confuse.data import begin, load_data
 from poisonkit.experiments.deep_confuse.steps import learned_generator
@@ -74,6 +75,35 @@ def test_the_configurations_seed_decides_who_is_held_out(distinct, store):
     assert first == again != other
 
 
+def test_without_held_out_images_all_are_learned_from(distinct, store):
+    context = Context(store=store, device="cpu")
+    config = configure("mnist", validation=0.0, selection="test", images_per_class=60)
+    data = load_data(config, context)
+    assert data.part.checksum == data.learning.checksum == data.train.checksum
+    assert len(data.part) == 240
+    assert len(data.held_out) == 0
+    with pytest.raises(PoisonkitError, match=r"share between 0 and 1, not 0\.0"):
+        load_data(replace(config, selection="validation"), context)
+
+
+def test_classifiers_may_be_trained_on_a_share_of_the_images_in_the_end(distinct, store):
+    context = Context(store=store, device="cpu")
+    options = {"images_per_class": 60, "validation": 0.25}
+    whole, some, most = (
+        load_data(configure("mnist", trained_share=share, **options), context)
+        for share in (1.0, 0.75, 0.9)
+    )
+    assert [len(data.train) for data in (whole, some, most)] == [240, 180, 216]
+    assert most.train.y.bincount().tolist() == [54] * 4
+    # With as many left out as are held out, they are the same ones.
+    assert some.train.checksum == some.part.checksum
+    for data in (some, most):
+        assert data.part.checksum == whole.part.checksum
+        assert data.held_out.checksum == whole.held_out.checksum
+    with pytest.raises(PoisonkitError, match=r"1 - trained_share=0.001 of 240 images leaves a cl"):
+        load_data(configure("mnist", trained_share=0.999, **options), context)
+
+
 # Selection ------------------------------------------------------------------------------------
 
 
@@ -90,7 +120,7 @@ def test_three_ways_of_selection_share_one_learning_and_take_another_generator_o
     courses = {"validation": [0.3, 0.5, 0.4], "test": [0.6, 0.2, 0.4]}
     scores = iter(pair[number] for number in range(3) for pair in courses.values())
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "_score", lambda *_: next(scores))
+        patched.setattr(steps, "_score", lambda *_, **__: next(scores))
         patched.setattr(steps, "fit", lambda *_, **__: None)
         found = {
             name: select(DeepConfuseLaboratory(store), name, **{"procedure.trials": 3})[2]
@@ -132,6 +162,42 @@ def test_the_selected_generator_is_one_with_the_lowest_score_of_the_course(label
         assert score == pytest.approx(scores[-1] if selection == "last" else min(scores))
 
 
+def test_a_generator_may_be_scored_as_the_released_code_does(laboratory):
+    """By a network trained as surrogates are, and read by the statistics of the test batch."""
+    config, data, learned = select(
+        laboratory,
+        "test",
+        scored_by="surrogate",
+        validation=0.0,
+        surrogate="two_layer_cnn_bn",
+        surrogate_width=3,
+        **{"procedure.epochs_per_trial": 3},
+    )
+    checks = learned.course["checks"]
+    assert all(set(check) == {"trial", "test"} for check in checks)
+    noisy, _ = craft(data.part, learned.generator).apply(data.part)
+    network = create("two_layer_cnn_bn", like=data.part, seed=0, width=3)
+    plain = replace(
+        config.recipe,
+        optimizer="sgd",
+        momentum=0.0,
+        learning_rate=config.procedure.surrogate_rate,
+        schedule="constant",
+        warmup=0.0,
+        batch_size=config.procedure.batch_size,
+        epochs=3,
+    )
+    fit(network, noisy, plain, seed=0)
+    scores = []
+    for mode in (network.train, network.eval):
+        mode()
+        with torch.no_grad():
+            found = network(data.test.x / 255).argmax(1)
+        scores.append(float((found == data.test.y).double().mean()))
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(min(check["test"] for check in checks))
+
+
 def test_whatever_changes_the_learning_is_another_generator_and_nothing_else_is(store, monkeypatch):
     monkeypatch.setattr(steps, "fit", lambda *_, **__: None)
     settings: tuple[dict[str, object], ...] = (
@@ -146,11 +212,20 @@ def test_whatever_changes_the_learning_is_another_generator_and_nothing_else_is(
         {"images_per_class": 29},
         {"standardise": "none"},
         {"select_every": 2},
+        {"scored_by": "surrogate"},
+        {"validation": 0.0},
+        {"procedure.crops": "random"},
     )
     for number, options in enumerate(settings, start=1):
         select(DeepConfuseLaboratory(store), "last", **{"procedure.trials": 1, **options})
         assert len(list(store.cache.glob("generators/*.json"))) == number, options
-    for options in ({"repeats": 5}, {"recipe.epochs": 9}, {"selection": "test"}):
+    for options in (
+        {"repeats": 5},
+        {"recipe.epochs": 9},
+        {"selection": "test"},
+        {"trained_share": 0.5},
+        {"noise": "anew"},
+    ):
         select(
             DeepConfuseLaboratory(store), **{"selection": "last", "procedure.trials": 1, **options}
         )

@@ -44,6 +44,8 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("transfer",), {"classifiers": ("original", "svm")}, "'svm'; known: .*support vector"),
     (("switches",), {"switches": ("paper", "amsgrad")}, "'amsgrad'; known: paper, .*released"),
     (("defences",), {"defences": ("none", "dropout")}, "'dropout'; known: none, crops"),
+    (("transfer",), {"noise": "anew"}, "noise must be 'once' here, not 'anew'"),
+    (("mnist", "share"), {"trained_share": 1.5}, "share between 0 and 1, not -0.5"),
     (("share", "defences"), {"noise": "anew"}, "noise must be 'once' here, not 'anew'"),
     (("mnist", "label_map"), {"procedure.crops": "centre"}, "one of none, random"),
     (("transfer",), {"trees": 0}, "at least one tree .* not 0 and"),

@@ -75,6 +75,19 @@ def test_the_released_imagenet_generator_does_not_normalise_its_noise(
     torch.testing.assert_close(noise, torch.full_like(noise, constant))
 
 
+@pytest.mark.parametrize("name", ["autoencoder", "unet", "plain_autoencoder", "plain_unet"])
+def test_only_a_normalised_generators_noise_depends_on_the_batch_while_it_learns(make_images, name):
+    images = make_images(6, size=(32, 32))
+    generator = create_generator(name, like=images, epsilon=0.1, seed=0, width=4).train()
+    x = images.x.float() / 255
+    with torch.no_grad():
+        together, alone = generator(x)[:2], generator(x[:2])
+    assert together.shape == alone.shape == (2, 3, 32, 32)
+    apart = float((together - alone).abs().max())
+    assert (apart < 1e-6) == name.startswith("plain")
+    assert float(alone.std()) > 1e-4
+
+
 @pytest.mark.parametrize("epsilon", [0.032, 0.1, 0.3, 8 / 255, 1.0])
 def test_rounded_images_keep_the_bound_exactly(make_images, epsilon):
     images = make_images(20, size=(16, 16))
@@ -231,7 +244,14 @@ def test_images_outside_the_data_range_are_refused(make_images):
 def test_unknown_generators_are_answered_with_those_that_exist(make_images):
     with pytest.raises(PoisonkitError, match="autoencoder"):
         create_generator("gan", like=make_images(3), epsilon=0.1, seed=0)
-    assert set(GENERATORS) == {"autoencoder", "unet", "released_mnist", "released_imagenet"}
+    assert set(GENERATORS) == {
+        "autoencoder",
+        "unet",
+        "released_mnist",
+        "released_imagenet",
+        "plain_autoencoder",
+        "plain_unet",
+    }
 
 
 def test_a_file_that_is_no_generator_is_named(tmp_path: Path):

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json, options_of, with_options
-from poisonkit.options import added, stated
+from poisonkit.options import added, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Outer:
 
 
 def test_an_option_that_came_later_is_written_down_where_it_is_not_what_it_always_was():
-    assert stated(Outer()) == {"sizes": (1, 2), "inner": {"rate": 0.1}}
+    assert written(Outer()) == {"sizes": (1, 2), "inner": {"rate": 0.1}}
     changed = Outer(clipped=False, inner=Inner(later="first"))
-    assert stated(changed) == asdict(changed)
+    assert written(changed) == asdict(changed)
     assert as_json(changed)["sizes"] == [1, 2]
 
 
@@ -38,7 +38,7 @@ def test_every_experiment_writes_down_all_that_was_changed():
         for profile in experiment.profiles:
             for variant in experiment.variants:
                 config = experiment.configure(profile=profile, variant=variant)
-                again = with_options(experiment.config(), _flat(stated(config)))
+                again = with_options(experiment.config(), _flat(written(config)))
                 assert again == config
 
 

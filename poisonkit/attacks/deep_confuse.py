@@ -28,7 +28,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.graphs import Recorded
 from poisonkit.images import ImageSet
 from poisonkit.models.generators import NoiseGenerator, check_shape
-from poisonkit.options import added, stated
+from poisonkit.options import added, written
 from poisonkit.training import Recipe, Sampler, mixed
 
 
@@ -229,7 +229,7 @@ def fit_generator(
     state = nn.ModuleDict({"generator": generator, "best": nn.ModuleDict(best)})
     about = {"seed": seed, "images": images.checksum, "epsilon": generator.epsilon}
     judged = {"scores": [*scores], "score_every": score_every}
-    run = json.dumps({**about, **judged, **stated(procedure)})
+    run = json.dumps({**about, **judged, **written(procedure)})
     history = [Trial(**done) for done in restore(checkpoint, state, learner.optimizer, run)]
     learner.frozen.load_state_dict(generator.state_dict())
     bar = tqdm(

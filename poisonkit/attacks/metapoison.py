@@ -26,7 +26,7 @@ from poisonkit.devices import reproducible
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
-from poisonkit.options import stated
+from poisonkit.options import written
 from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
 
@@ -93,7 +93,7 @@ def craft(
     state = _State(clean[chosen], procedure, surrogate, seed, keep_every)
     optimizer = torch.optim.Adam([{"params": [part]} for part, _ in state.parts])
     about = {"seed": seed, "train": train.checksum, "rows": [*rows], "targets": targets.checksum}
-    run = json.dumps({**about, "wanted": [*wanted], "keep": keep_every, **stated(procedure)})
+    run = json.dumps({**about, "wanted": [*wanted], "keep": keep_every, **written(procedure)})
     aims, labels = _in_unit_range(targets), torch.tensor([*wanted], device=train.device)
     history = restore(checkpoint, state, optimizer, run)
     bar = tqdm(

@@ -9,7 +9,7 @@ label must then give it to the target too (Proposition 1).
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from poisonkit.devices import reproducible, seed_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
 from poisonkit.models import channel_statistics, must_take
+from poisonkit.options import written
 from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
 
@@ -111,7 +112,7 @@ def craft(
         "taps": [substitute.taps for substitute in substitutes],
         "watch": [len(watch), watch_every],
     }
-    run = json.dumps({**about, **asdict(procedure)})
+    run = json.dumps({**about, **written(procedure)})
     done = restore(checkpoint, state, optimizer, run)
     losses = [torch.tensor(entry["losses"]) for entry in done]
     seconds = [float(entry["seconds"]) for entry in done]

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Union
 
 from poisonkit.errors import PoisonkitError, unknown
-from poisonkit.options import stated
+from poisonkit.options import written
 
 
 def options_of(config: type | object, prefix: str = "") -> dict[str, Any]:
@@ -155,6 +155,6 @@ def as_json(config: Any) -> dict[str, Any]:
             return {key: plain(entry) for key, entry in value.items()}
         return [plain(entry) for entry in value] if isinstance(value, tuple | list) else value
 
-    found = plain(stated(config))
+    found = plain(written(config))
     assert isinstance(found, dict)
     return found

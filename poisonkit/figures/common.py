@@ -12,6 +12,7 @@ from pandas.io.formats.style import Styler
 from poisonkit.claims import EXHIBITS
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.settings import as_json, options_of
+from poisonkit.options import default_of
 from poisonkit.scorecard import JUDGED_PROFILES, Judgement, judge, judge_all, records_of
 from poisonkit.store import Json, Record, Store, default_store
 
@@ -160,17 +161,19 @@ def scale(record: Record) -> Styler:
     return plain(pd.DataFrame(rows or [{"Parameter": "nothing is changed"}]))
 
 
-def _show(written: Json, name: str, usual: object) -> str:
+def _show(config: Json, name: str, usual: object) -> str:
     """Return the value of an option as a text that fits a table.
 
-    What is not written down is as usual.
+    Parameters
+    ----------
+    usual : a configuration of the same kind, for what is not written down.
     """
-    value: object = written
+    value: object = config
     for part in name.split("."):
         assert isinstance(value, dict)
+        value = value[part] if part in value else default_of(usual, part)
         usual = getattr(usual, part)
-        value = value.get(part, usual)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(" → ".join(v) if isinstance(v, list) else _rounded(v) for v in value)
     return "not set" if value is None else _rounded(value)
 

@@ -10,6 +10,7 @@ in ``epsilon * tanh``, equation 3.
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +21,44 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import evaluating, must_take
 
+#: Which layers are normalised over the batch: all, all but the last, none.
+Normalised = Literal["all", "inner", "none"]
+
 
 def _down(
-    channels_in: int, channels: int, *, kernel: int, stride: int = 1, padding: int = 0
+    channels_in: int,
+    channels: int,
+    *,
+    kernel: int,
+    stride: int = 1,
+    padding: int = 0,
+    normalised: bool = True,
 ) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels, kernel, stride, padding),
-        nn.BatchNorm2d(channels),
+        *_norm(channels, normalised),
         nn.ReLU(inplace=True),
     )
 
 
 def _up(
-    channels_in: int, channels: int, *, kernel: int, stride: int, padding: int = 0
+    channels_in: int,
+    channels: int,
+    *,
+    kernel: int,
+    stride: int,
+    padding: int = 0,
+    normalised: bool = True,
 ) -> nn.Sequential:
     return nn.Sequential(
         nn.ConvTranspose2d(channels_in, channels, kernel, stride, padding),
-        nn.BatchNorm2d(channels),
+        *_norm(channels, normalised),
         nn.ReLU(inplace=True),
     )
+
+
+def _norm(channels: int, wanted: bool) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels)] if wanted else []
 
 
 class AutoEncoder(nn.Module):
@@ -48,21 +68,21 @@ class AutoEncoder(nn.Module):
 
     Parameters
     ----------
-    normalised : whether the last layer is, too, as that of the released MNIST and CIFAR-10
-        generators; that of the ImageNet code is not.
+    normalised : which layers are. In the released MNIST and CIFAR-10 generators all are, in
+        the ImageNet code's all but the last; the paper mentions none.
     """
 
-    def __init__(self, *, channels: int, width: int = 16, normalised: bool = True) -> None:
+    def __init__(self, *, channels: int, width: int = 16, normalised: Normalised = "all") -> None:
         super().__init__()
         widths = [channels, width, 2 * width, 4 * width, 8 * width]
-        self.encoder = nn.Sequential(
-            *(_down(a, b, kernel=4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
-        )
-        up = widths[:0:-1]
+        inner = normalised != "none"
+        down = partial(_down, kernel=4, stride=2, padding=1, normalised=inner)
+        up = partial(_up, kernel=4, stride=2, padding=1, normalised=inner)
+        self.encoder = nn.Sequential(*(down(a, b) for a, b in itertools.pairwise(widths)))
         self.decoder = nn.Sequential(
-            *(_up(a, b, kernel=4, stride=2, padding=1) for a, b in itertools.pairwise(up)),
+            *(up(a, b) for a, b in itertools.pairwise(widths[:0:-1])),
             nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
-            *([nn.BatchNorm2d(channels)] if normalised else []),
+            *_norm(channels, normalised == "all"),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,20 +119,20 @@ class ReleasedMnistAutoEncoder(nn.Module):
 class UNet(nn.Module):
     """A U-Net of four levels: double 3x3 convolutions, average pooling, bilinear upsampling."""
 
-    def __init__(self, *, channels: int, width: int = 64) -> None:
+    def __init__(self, *, channels: int, width: int = 64, normalised: Normalised = "all") -> None:
         super().__init__()
         widths = [channels, width, 2 * width, 4 * width, 8 * width]
-        self.down = nn.ModuleList(self._double(a, b) for a, b in itertools.pairwise(widths))
-        up = widths[:0:-1]
-        self.up = nn.ModuleList(self._double(a + b, b) for a, b in itertools.pairwise(up))
-        self.last = nn.Sequential(nn.Conv2d(width, channels, 1), nn.BatchNorm2d(channels))
 
-    @staticmethod
-    def _double(channels_in: int, channels: int) -> nn.Sequential:
-        return nn.Sequential(
-            _down(channels_in, channels, kernel=3, padding=1),
-            _down(channels, channels, kernel=3, padding=1),
-        )
+        layer = partial(_down, kernel=3, padding=1, normalised=normalised != "none")
+
+        def double(channels_in: int, channels: int) -> nn.Sequential:
+            return nn.Sequential(layer(channels_in, channels), layer(channels, channels))
+
+        self.down = nn.ModuleList(double(a, b) for a, b in itertools.pairwise(widths))
+        up = widths[:0:-1]
+        self.up = nn.ModuleList(double(a + b, b) for a, b in itertools.pairwise(up))
+        last = nn.Conv2d(width, channels, 1)
+        self.last = nn.Sequential(last, *_norm(channels, normalised == "all"))
 
     def forward(self, x: Tensor) -> Tensor:
         levels: list[Tensor] = []
@@ -129,7 +149,9 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "autoencoder": AutoEncoder,
     "unet": UNet,
     "released_mnist": ReleasedMnistAutoEncoder,
-    "released_imagenet": partial(AutoEncoder, normalised=False),
+    "released_imagenet": partial(AutoEncoder, normalised="inner"),
+    "plain_autoencoder": partial(AutoEncoder, normalised="none"),
+    "plain_unet": partial(UNet, normalised="none"),
 }
 
 

@@ -21,7 +21,7 @@ class Data:
     Attributes
     ----------
     train, test : what the attacked networks are trained on, and tested on.
-    part, held_out : the training images without those held out, and those.
+    part, held_out : the training images without those held out, and those, if any.
     learning : what the generator learns from, some or all of ``part``.
     """
 
@@ -46,17 +46,26 @@ def load_data(config: ConfuseConfig, context: Context) -> Data:
             f"{train.name}: training images are {train.image_size}, test images "
             f"{test.image_size} pixels high and wide; set image_size to resize them all"
         )
-    part, held_out = train.split(config.validation, seed=config.seed)
-    for images in (part, held_out):
-        if len(images.y.unique()) < train.classes:
-            raise PoisonkitError(
-                f"validation={config.validation} of {len(train)} images leaves a class without "
-                "images to learn from, or without any held out"
-            )
+    part, held_out = train, train.select(train.y[:0])
+    if config.validation or config.selection == "validation":
+        part, held_out = _split(train, config.validation, "validation", seed=config.seed)
     learning = part
     if config.learning_images_per_class is not None:
         learning = part.first_per_class(config.learning_images_per_class)
+    if config.trained_share != 1:
+        train, _ = _split(train, 1 - config.trained_share, "1 - trained_share", seed=config.seed)
     return Data(train=train, test=test, part=part, held_out=held_out, learning=learning)
+
+
+def _split(images: ImageSet, share: float, name: str, *, seed: int) -> tuple[ImageSet, ImageSet]:
+    kept, others = images.split(share, seed=seed)
+    for part in (kept, others):
+        if len(part.y.unique()) < images.classes:
+            raise PoisonkitError(
+                f"{name}={share:g} of {len(images)} images leaves a class without images to learn "
+                "from, or without any held out"
+            )
+    return kept, others
 
 
 def begin(config: ConfuseConfig, context: Context) -> tuple[Data, Cost]:

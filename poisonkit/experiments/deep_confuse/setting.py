@@ -27,7 +27,8 @@ class ConfuseConfig:
     classes : the two class folders of ``imagenet2``.
     images_per_class : train on the first so many images of each class; None is all.
     validation : share of the training images that is held out while a generator is
-        learned and selected; in the end all training images are perturbed.
+        learned and selected; in the end all training images are perturbed. It may be 0 unless
+        the selection needs it.
     learning_images_per_class : of the others, those that the generator learns from;
         None is all.
     generators : generators that are learned, each from a seed of its own.
@@ -49,6 +50,11 @@ class ConfuseConfig:
         (``validation``), on the test images (``test``, as the released code does), or
         the ``last``. For a label-specific attack it is the highest hit rate.
     select_epochs : epochs for which the networks are trained that a generator is scored by.
+    scored_by : networks that are trained as the attacked ones will be (``victim``), in eval
+        mode; or, as in the released code, as the surrogates are, for as long as a trial, and
+        normalised by the statistics of the batches that they are tested on (``surrogate``).
+    trained_share : share of the training images that classifiers are trained on in the end;
+        those left out are the held-out ones if it is one less ``validation``.
     """
 
     profile: Literal["quick", "small", "paper"] = "paper"
@@ -87,6 +93,8 @@ class ConfuseConfig:
     selection: Selection = "validation"
     select_every: int = 10
     select_epochs: int = 5
+    scored_by: Literal["victim", "surrogate"] = added("victim")
+    trained_share: float = added(1.0)
 
 
 #: What the paper sets otherwise for the data that are not MNIST.
@@ -119,6 +127,9 @@ _KEPT: Mapping[str, object] = {
     "noise": "once",
     "procedure.epochs_per_trial": 1,
     "select_epochs": 5,
+    "scored_by": "victim",
+    "trained_share": 1.0,
+    "validation": 0.1,
 }
 #: A laptop's: digits, ten short trials.
 QUICK: Mapping[str, object] = {
@@ -209,14 +220,17 @@ RELEASED: Mapping[str, Mapping[str, object]] = {
         "model": "released_two_layer_cnn",
         "recipe.optimizer": "adam",
         "recipe.epochs": 2,
-        "select_epochs": 2,
+        "scored_by": "surrogate",
+        "validation": 0.0,
         "selection": "test",
         "select_every": 1,
     },
     "cifar10": {
         "procedure.trials": 1000,
         "procedure.epochs_per_trial": 20,
-        "select_epochs": 20,
+        "scored_by": "surrogate",
+        "validation": 0.0,
+        "trained_share": 0.9,
         "procedure.batch_size": 256,
         "model": "bottleneck_vgg19",
         "surrogate": "bottleneck_vgg11",
@@ -236,6 +250,10 @@ RELEASED: Mapping[str, Mapping[str, object]] = {
         "procedure.surrogate_rate": 0.01,
         "procedure.generator_rate": 1e-3,
         "procedure.amsgrad": True,
+        "scored_by": "surrogate",
+        # 190 of 1,300 images of a class, in the end, too.
+        "validation": 0.146,
+        "trained_share": 0.854,
         "recipe.batch_size": 16,
         "recipe.epochs": 5,
         "select_every": 1,

@@ -24,10 +24,10 @@ from poisonkit.experiments.networks import Context, Cost, Transform, training_of
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating
 from poisonkit.models.generators import NoiseGenerator
-from poisonkit.options import stated
+from poisonkit.options import written
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
-from poisonkit.training import fit
+from poisonkit.training import Recipe, fit
 
 #: Raised when the same setting would give another generator; learned ones are then not reused.
 VERSION = 3
@@ -69,15 +69,18 @@ def learned_generator(
     differ in the selection share one learning.
     """
     generator = new_generator(config, data.learning, seed=seed)
-    (model, width), (surrogate, surrogate_width) = networks_of(config)
+    victim, (surrogate, surrogate_width) = networks_of(config)
     label_map = config.procedure.label_map
-    recipe = replace(config.recipe, epochs=config.select_epochs)
+    by_surrogate = config.scored_by == "surrogate"
+    model, width = (surrogate, surrogate_width) if by_surrogate else victim
+    recipe = _scoring_recipe(config)
+    names = ("validation", "test") if len(data.held_out) else ("test",)
     spec: Json = {
         "version": VERSION,
         "generator": config.generator,
         "width": config.generator_width,
         "epsilon": config.epsilon,
-        "procedure": stated(config.procedure),
+        "procedure": written(config.procedure),
         "surrogate": [surrogate, surrogate_width],
         "standardise": config.standardise,
         "seed": seed,
@@ -85,19 +88,22 @@ def learned_generator(
         "judged": {
             "every": config.select_every,
             "model": [model, width],
-            "recipe": stated(recipe),
+            "recipe": written(recipe),
             "images": [data.part.checksum, data.held_out.checksum, data.test.checksum],
         },
         "device": data.learning.device.type,
     }
+    if by_surrogate:
+        spec["judged"]["batch_statistics"] = True
 
     def score(candidate: NoiseGenerator) -> dict[str, float]:
         noisy, _ = craft(data.part, candidate).apply(data.part)
         network = new_network(config, data.part, seed=seed, model=model, width=width)
         fit(network, noisy, recipe, seed=seed)
+        asked = {"validation": data.held_out, "test": data.test}
         return {
-            name: _score(network, images, label_map)
-            for name, images in (("validation", data.held_out), ("test", data.test))
+            name: _score(network, asked[name], label_map, batch_statistics=by_surrogate)
+            for name in names
         }
 
     def learn(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
@@ -110,7 +116,7 @@ def learned_generator(
             ),
             seed=seed,
             checkpoint=scratch / "checkpoint.safetensors",
-            scores=("validation", "test"),
+            scores=names,
             score=score,
             score_every=config.select_every,
             progress=context.progress,
@@ -141,17 +147,50 @@ def learned_generator(
     return LearnedGenerator(generator=generator.eval(), course=artefact.metrics)
 
 
-def _score(network: Classifier, images: ImageSet, label_map: tuple[int, ...] | None) -> float:
+def _scoring_recipe(config: ConfuseConfig) -> Recipe:
+    """Return how the networks are trained that a generator is scored by."""
+    if config.scored_by == "victim":
+        return replace(config.recipe, epochs=config.select_epochs)
+    procedure = config.procedure
+    return replace(
+        config.recipe,
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        learning_rate=procedure.surrogate_rate,
+        schedule="constant",
+        warmup=0.0,
+        batch_size=procedure.batch_size,
+        epochs=procedure.epochs_per_trial,
+        crop_padding=0,
+        flip=False,
+    )
+
+
+def _score(
+    network: Classifier,
+    images: ImageSet,
+    label_map: tuple[int, ...] | None,
+    *,
+    batch_statistics: bool,
+) -> float:
     """Return what the attacker wants to be low: accuracy, or the share not called as wished."""
     if label_map is None:
-        return evaluate(network, images)
-    return 1 - hit_rate(network, images, label_map)
+        return evaluate(network, images, batch_statistics=batch_statistics)
+    return 1 - hit_rate(network, images, label_map, batch_statistics=batch_statistics)
 
 
-def hit_rate(network: Classifier, images: ImageSet, label_map: tuple[int, ...]) -> float:
+def hit_rate(
+    network: Classifier,
+    images: ImageSet,
+    label_map: tuple[int, ...],
+    *,
+    batch_statistics: bool = False,
+) -> float:
     """Return the share of images that are called what the label map wants them to be."""
     wanted = images.y.new_tensor(label_map)[images.y]
-    return float((predict(network, images.x) == wanted).double().mean())
+    found = predict(network, images.x, batch_statistics=batch_statistics)
+    return float((found == wanted).double().mean())
 
 
 def confusion(network: Classifier, images: ImageSet) -> Tensor:

@@ -27,11 +27,14 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "last trial, not selected": {"selection": "last"},
     "trajectory stored (Algorithm 1)": {"procedure.algorithm": "stored"},
     "no batch normalisation": {"model": "two_layer_cnn"},
+    "nor in the generator": {"model": "two_layer_cnn", "generator": "plain_autoencoder"},
     "released network": {"model": "released_two_layer_cnn"},
     "released generator": {"generator": "released_mnist"},
     "released": {
         "model": "released_two_layer_cnn",
         "generator": "released_mnist",
+        "scored_by": "surrogate",
+        "validation": 0.0,
         "selection": "test",
         "recipe.epochs": 2,
         "recipe.learning_rate": 0.01,
@@ -126,7 +129,11 @@ SWITCHING = Experiment(
             "generators": 1,
             "images_per_class": 2000,
             "procedure.trials": 30,
-            "switches": tuple(name for name in SWITCHES if "Algorithm 1" not in name),
+            "switches": tuple(
+                name
+                for name in SWITCHES
+                if "Algorithm 1" not in name and name != "nor in the generator"
+            ),
         },
     ),
     variants={"paper": {}},

@@ -31,6 +31,10 @@ def accuracy_table(record: Record) -> Styler:
     """Return Table 1: the test accuracy by what was trained on, in eval mode and otherwise."""
     found, paper = record.metrics["accuracy"], on_paper_data(record)
     numbers = dict(zip(_KINDS, TABLE_1[paper], strict=False)) if paper else {}
+    kinds = dict(_KINDS)
+    if record.config.get("noise") == "anew":
+        # Then they are the perturbed ones.
+        del kinds["unrounded"]
     rows = [
         {
             "Trained on": name,
@@ -39,7 +43,7 @@ def accuracy_table(record: Record) -> Styler:
             "Batch statistics": percent(**found[f"{kind}.batch_statistics"]),
             "Paper": reported(numbers.get(kind)),
         }
-        for kind, name in _KINDS.items()
+        for kind, name in kinds.items()
     ]
     seen = {"Trained on": _KINDS["perturbed"], "Tested on": "perturbed images"}
     both = {"Eval mode": percent(**found["perturbed.on_perturbed_test"]), "Batch statistics": "-"}
@@ -131,12 +135,15 @@ def trials_figure(record: Record) -> Figure:
     ):
         x = [check["trial"] for check in checks]
         for name, style in (("validation", "-"), ("test", "--")):
+            if name not in checks[0]:
+                continue
             y = [100 * check[name] for check in checks]
             label = f"generator {generator}, {name} images"
             axes.plot(x, y, style, marker=".", color=colour, label=label)
         scores = [check.get(selection, 0.0) for check in checks]
         chosen = max(place for place, score in enumerate(scores) if score == min(scores))
-        level = 100 * checks[chosen][selection if selection != "last" else "validation"]
+        shown = selection if selection != "last" else "validation"
+        level = 100 * checks[chosen][shown if shown in checks[chosen] else "test"]
         axes.plot(x[chosen], level, "o", color=colour, mfc="none", ms=12, mew=1.5)
     axes.plot([], [], "o", color="black", mfc="none", ms=12, mew=1.5, label="selected")
     wrong = record.config["procedure"]["label_map"] is not None
