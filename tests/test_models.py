@@ -92,6 +92,42 @@ def test_resnet20_has_every_parameter_that_its_table_asks_for(make_images):
     assert sum(p.numel() for p in model.parameters()) == kernels + norms + 64 * 10 + 10
 
 
+def test_the_released_resnet20_projects_where_others_append_zeros(make_images):
+    """MetaPoison's code; computed once more from the weights, in eval mode."""
+    images = make_images(10, classes=10)
+    plain = create("resnet20", like=images, seed=0)
+    model = create("released_resnet20", like=images, seed=0)
+    more = 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    counts = [sum(p.numel() for p in net.parameters()) for net in (model, plain)]
+    assert counts[0] - counts[1] == more
+    for name, value in model.named_parameters():
+        if value.ndim > 1:
+            pixels = value[0, 0].numel()
+            bound = (6 / (pixels * (value.shape[0] + value.shape[1]))) ** 0.5
+            assert 0.9 * bound < float(value.detach().abs().max()) <= bound, name
+    with torch.no_grad():
+        model.train()(images.x.float() / 255)  # moves the running averages
+    state = state_of(model.eval())
+    x = (images.x.float() / 255 - model.mean) / model.deviation
+    x = normalise(F.conv2d(x, state["body.stem.weight"], padding=1), state, "body.stem_norm").relu()
+    for group in (1, 2, 3):
+        for unit in range(3):
+            at = f"body.group{group}.{unit}"
+            stride = 2 if group > 1 and unit == 0 else 1
+            out = F.conv2d(x, state[f"{at}.conv1.weight"], stride=stride, padding=1)
+            out = normalise(out, state, f"{at}.norm1").relu()
+            out = normalise(
+                F.conv2d(out, state[f"{at}.conv2.weight"], padding=1), state, f"{at}.norm2"
+            )
+            if stride == 2:
+                x = F.conv2d(x, state[f"{at}.shortcut.0.weight"], stride=2)
+                x = normalise(x, state, f"{at}.shortcut.1")
+            x = (x + out).relu()
+    expected = x.mean((2, 3)) @ state["body.linear.weight"].T + state["body.linear.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(model(images.x.float() / 255), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("channels", "size"), [(1, (16, 16)), (3, (32, 32))])
 def test_every_network_gives_one_logit_a_class_at_any_width(name, channels, size, make_images):

@@ -45,6 +45,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         for kind in ("", "preact_")
         for units in (1, 2, 3, 5)
     },
+    "released_resnet20": _any_size(SmallImageResNet, units=3, released=True),
     **{name: _any_size(SmallImageVGG, configuration=name) for name in CONFIGURATIONS},
     **PUBLISHED,
     "two_layer_cnn": TwoLayerConvNet,

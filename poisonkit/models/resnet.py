@@ -20,11 +20,23 @@ def _widen(x: Tensor, channels: int, *, before: int) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """conv-BN-ReLU-conv-BN, added to the shortcut, then ReLU."""
+    """conv-BN-ReLU-conv-BN, added to the shortcut, then ReLU.
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    Where stride or channels change, the shortcut skips pixels and appends zeros, or is
+    ``projected``: a 1x1 convolution and its normalisation.
+    """
+
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, *, projected: bool = False
+    ) -> None:
         super().__init__()
         self.channels, self.stride = channels, stride
+        self.shortcut: nn.Module | None = None
+        if projected and (stride > 1 or channels_in != channels):
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(channels),
+            )
         self.conv1 = _convolution(channels_in, channels, stride)
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = _convolution(channels, channels)
@@ -33,7 +45,9 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
         out = self.norm2(self.conv2(out))
-        if self.stride > 1 or x.shape[1] != self.channels:
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        elif self.stride > 1 or x.shape[1] != self.channels:
             x = _widen(x[:, :, :: self.stride, :: self.stride], self.channels, before=0)
         return F.relu(out + x, inplace=True)
 
@@ -81,6 +95,8 @@ class SmallImageResNet(nn.Module):
     units : units in each group; the depth is ``6 * units + 2``.
     width : channels of the first group; the others have twice and four times as many.
     preactivation : which of the two forms to build.
+    released : as MetaPoison's code has the first form: projected shortcuts, and initial
+        weights after Glorot and Bengio (2010).
     """
 
     def __init__(
@@ -91,9 +107,10 @@ class SmallImageResNet(nn.Module):
         channels: int = 3,
         width: int = 16,
         preactivation: bool = False,
+        released: bool = False,
     ) -> None:
         super().__init__()
-        self.preactivation = preactivation
+        self.preactivation, self.released = preactivation, released
         self.stem = _convolution(channels, width)
         self.stem_norm = nn.Identity() if preactivation else nn.BatchNorm2d(width)
         self.group1 = self._group(width, width, 1, units)
@@ -103,7 +120,9 @@ class SmallImageResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(4 * width, classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if released and isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _group(self, channels_in: int, channels: int, stride: int, units: int) -> nn.Sequential:
@@ -114,7 +133,7 @@ class SmallImageResNet(nn.Module):
             group.append(
                 PreactivationUnit(source, channels, step, activate_shortcut=first and stride == 1)
                 if self.preactivation
-                else ResidualUnit(source, channels, step)
+                else ResidualUnit(source, channels, step, projected=self.released)
             )
         return group
 
