@@ -15,6 +15,14 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.training import Recipe, mixed
 
 
+def fresh_layer(like: nn.Linear, *, seed: int) -> nn.Linear:
+    """Return a linear layer of that size with initial weights of its own, from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        layer = nn.Linear(like.in_features, like.out_features)
+    return layer.to(like.weight.device)
+
+
 def fit_linear(
     features: Tensor,
     labels: Tensor,

@@ -50,6 +50,30 @@ def test_end_to_end_victims_change_every_layer_but_no_running_average(
         assert changed == ([] if images.checksum == checksums[0] else list(data.rows))
 
 
+@pytest.mark.parametrize(
+    "options", [{"statistics": "batch"}, {"head": "fresh"}], ids=["batch", "fresh"]
+)
+def test_statistics_and_the_last_layer_may_be_other_ones(options, laboratory):
+    """Fine-tuned once more, with what is asked for; the usual victims answer otherwise."""
+    own = {"attacks": ("last layer",), "victims": ("preact_resnet8",)}
+    found, usual = (laboratory.record("end_to_end", **own, **more) for more in (options, {}))
+    config = configure("end_to_end", **own, **options)
+    data, cost = begin(config, laboratory.context)
+    network = copy.deepcopy(victim(config, data, "preact_resnet8", laboratory.context, cost))
+    if "head" in options:
+        layer = network.body.linear
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            layer.reset_parameters()
+    how = options.get("statistics", "running")
+    fit(network, data.fine_tuning, config.whole_network, seed=config.seed, statistics=how)
+    entries = [record.metrics["trials"][0]["victims"][0] for record in (found, usual)]
+    assert entries[0]["clean"] == answers(network, data.targets.x)
+    right = np.array(answers(network, data.test.x)) == data.test.y.numpy()
+    assert entries[0]["clean_accuracy"] == pytest.approx(right.mean())
+    assert entries[0]["clean_accuracy"] != entries[1]["clean_accuracy"]
+
+
 def test_the_victim_without_poisons_is_the_same_for_every_attack(laboratory):
     record, config = laboratory.record("end_to_end"), configure("end_to_end")
     data, cost = begin(config, laboratory.context)

@@ -115,6 +115,20 @@ def test_end_to_end_victims_learn_at_the_released_codes_rate_with_its_weight_dec
     assert (recipe["crop_padding"], recipe["flip"]) == (0, False)
 
 
+def test_the_released_variant_crafts_with_four_architectures_and_two_layers():
+    released = {
+        name: EXPERIMENTS[f"convex_polytope/{name}"].configure(variant="released")
+        for name in ("transfer", "end_to_end")
+    }
+    for config in released.values():
+        assert set(config.substitutes) == SIX - {"mobilenet_v2", "googlenet"}
+        assert config.dropouts == (0.2, 0.25, 0.3)
+        assert config.head == "pretrained"
+        assert config.procedure == EXPERIMENTS["convex_polytope/transfer"].configure().procedure
+    assert released["end_to_end"].attacks == ("last layer", "two layers, as released")
+    assert released["end_to_end"].statistics == "running"
+
+
 def test_the_two_sets_of_substitutes_are_the_papers():
     assert set(S1) == SIX
     assert set(S1) - set(S2) == {"mobilenet_v2", "googlenet"}

@@ -1,5 +1,6 @@
 """Victims that train a new last layer, and what records say of them (Figures 4, 5 and 8)."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,30 @@ def test_each_layer_is_trained_as_if_its_poisons_were_the_only_ones(frozen):
     clean, _ = seen.fine_tune()
     assert clean.shape == (1, *network.body.linear.weight.shape)
     assert not torch.allclose(clean[0], weight[0], atol=1e-2)
+
+
+def test_a_fresh_last_layer_knows_nothing_of_the_first_training(frozen):
+    _, config, data, network, images = frozen
+    begun = []
+
+    def watched(features, labels, layer, *arguments, **options):
+        begun.append(layer)
+        return fit_linear(features, labels, layer, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(victims, "fit_linear", watched)
+        for head in ("pretrained", "fresh"):
+            seen = FrozenVictim(replace(config, head=head), data, network, "hidden")
+            state = torch.get_rng_state()
+            seen.fine_tune(images)
+            seen.fine_tune()
+            assert torch.equal(torch.get_rng_state(), state)
+    assert begun[0] is begun[1] is network.body.linear
+    torch.manual_seed(config.seed)
+    expected = nn.Linear(begun[2].in_features, begun[2].out_features)
+    for layer in begun[2:]:
+        assert torch.equal(layer.weight, expected.weight)
+        assert torch.equal(layer.bias, expected.bias)
 
 
 def test_answers_are_those_of_the_whole_network_with_the_new_layer(frozen):

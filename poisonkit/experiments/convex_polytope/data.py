@@ -121,6 +121,8 @@ def begin(
         for network in [_fresh(config, data.pretraining, name, max(config.dropouts))]
     ]
     own = config.procedure
+    if own.pooled != Procedure().pooled:
+        raise PoisonkitError("of several layers attacks say what the pooled one asks for")
     if objectives is not None and own.objective != Procedure().objective:
         raise PoisonkitError(f"set objectives=({own.objective!r},) instead of procedure.objective")
     procedures = [replace(own, objective=name) for name in objectives or (own.objective,)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
@@ -26,8 +26,10 @@ from poisonkit.experiments.convex_polytope.transfer import rows_of
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import as_json, refuse_repeats
+from poisonkit.fine_tuning import fresh_layer
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
+from poisonkit.options import added
 from poisonkit.store import Json, digest_of
 from poisonkit.training import VERSION, Recipe, Sampler, fit
 
@@ -64,13 +66,16 @@ class EndToEndConfig(PolytopeConfig):
     Attributes
     ----------
     attacks : keys of :data:`ATTACKS`.
-    whole_network : how victims are fine-tuned; normalisation keeps its running averages.
+    whole_network : how victims are fine-tuned.
+    statistics : what their features are normalised by meanwhile: the ``running`` averages of
+        the first training, as in the released code, or those of each ``batch``.
     tested : for the first so many targets, the victim's accuracy on all test images is
         measured, too.
     """
 
     attacks: tuple[Attack, ...] = tuple(ATTACKS)
     whole_network: Recipe = field(default_factory=_end_to_end)
+    statistics: Literal["running", "batch"] = added("running")
     tested: int = 50
 
 
@@ -101,6 +106,10 @@ def _trial(config: EndToEndConfig, unit: Json, context: Context) -> tuple[Json, 
     procedure = replace(config.procedure, pooled=pooled)
     poisons = crafted(config, data, nets, procedure, unit["first"], context, cost)
     network = victim(config, data, unit["victim"], context, cost)
+    if config.head == "fresh":
+        layer = network.module_at("linear")
+        assert isinstance(layer, nn.Linear)
+        network.body.add_module("linear", fresh_layer(layer, seed=config.seed))
     clean = _fine_tuned(config, data, network, data.fine_tuning, True, context, cost)
     found = []
     for number, poison in enumerate(poisons.poisons):
@@ -147,10 +156,12 @@ def _fine_tuned(
         "test": data.test.checksum if tested else None,
         "device": images.device.type,
     }
+    if config.statistics != "running":
+        spec["statistics"] = config.statistics
 
     def compute(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
         own = copy.deepcopy(network)
-        fit(own, images, config.whole_network, seed=config.seed, statistics="running")
+        fit(own, images, config.whole_network, seed=config.seed, statistics=config.statistics)
         rows = torch.tensor(data.rows, device=images.device)
         right = predict(own, images.x[rows]) == images.y[rows]
         return {

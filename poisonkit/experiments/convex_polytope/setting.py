@@ -8,6 +8,7 @@ from typing import Literal
 from poisonkit.attacks.surrounding import Objective, Procedure
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.settings import profiles_over
+from poisonkit.options import added
 from poisonkit.store import Json
 from poisonkit.training import Recipe
 
@@ -75,6 +76,8 @@ class PolytopeConfig:
         eighteen with fifty targets would hold some 150 GiB.
     pretraining : how networks are trained.
     fine_tuning : how victims' last layers are trained on the poisoned images.
+    head : what victims' last layer is when they begin to be fine-tuned: the ``pretrained`` one,
+        as in the released code, or a ``fresh`` one, which has an answer to each class anew.
     """
 
     profile: Literal["quick", "small", "paper"] = "paper"
@@ -98,6 +101,7 @@ class PolytopeConfig:
     stream: bool = True
     pretraining: Recipe = field(default_factory=_pretraining)
     fine_tuning: Recipe = field(default_factory=_fine_tuning)
+    head: Literal["pretrained", "fresh"] = added("pretrained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +161,7 @@ SMALL: Mapping[str, object] = {
 }
 #: What the authors' code does where it differs from the paper's text: its scripts craft
 #: every experiment's poisons with four architectures.
-RELEASED: Mapping[str, object] = {"substitutes": S2, "procedure.pooled": "released"}
+RELEASED: Mapping[str, object] = {"substitutes": S2}
 
 #: The profiles, each with options of an experiment's own.
 profiles_of = partial(profiles_over, QUICK, SMALL)
