@@ -27,11 +27,12 @@ def check_epsilon(epsilon: float) -> None:
 
 
 def round_within(x: Tensor, bases: Tensor, *, limit: int) -> Tensor:
-    """Return images in [0, 1] as uint8, no value farther than ``limit`` from its base's.
+    """Return images as uint8, no value farther than ``limit`` from its base's.
 
-    Where rounding would lead farther, the value stays at the limit.
+    Where rounding would lead farther, the value stays at the limit; values outside [0, 1]
+    become the nearest that there are.
     """
-    change = ((x * 255).round().short() - bases.short()).clamp(-limit, limit)
+    change = ((x.clamp(0, 1) * 255).round().short() - bases.short()).clamp(-limit, limit)
     return (bases.short() + change).to(torch.uint8)
 
 

@@ -273,7 +273,4 @@ def _in_unit_range(images: ImageSet) -> Tensor:
 def as_poison(images: Tensor, train: ImageSet, rows: Sequence[int], procedure: Procedure) -> Poison:
     """Return crafted images as a poison, rounded within its bound unless they are uint8."""
     epsilon = min(1.0, procedure.epsilon + reach(procedure.colour))
-    if images.is_floating_point():
-        # A file has no values outside the range of pixels.
-        images = images.clamp(0, 1)
     return clean_label_poison(images, train, rows, epsilon=epsilon)
