@@ -34,7 +34,8 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from poisonkit.attacks.batch_statistics import use_batch_statistics
 from poisonkit.attacks.convolutions import use_asked_derivatives
-from poisonkit.attacks.look_ahead import Procedure, look_ahead
+from poisonkit.attacks.look_ahead import look_ahead
+from poisonkit.attacks.meta_procedure import Procedure
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import (
     Parameters,

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from poisonkit.attacks import metapoison
 from poisonkit.attacks.batch_statistics import use_batch_statistics
 from poisonkit.attacks.colour import Recolouring
-from poisonkit.attacks.look_ahead import OBJECTIVES, Procedure, margin
+from poisonkit.attacks.meta_procedure import OBJECTIVES, Procedure, margin
 from poisonkit.attacks.metapoison import craft
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.attacks.unrolled import target_losses, target_slope
@@ -142,6 +142,61 @@ def test_steps_taken_once_more_on_the_way_back_give_the_same_gradient(normalised
     assert not any(value.requires_grad for value in theta.values())
 
 
+def averages_of(model):
+    """Averages as a training may have left them."""
+    generator = torch.Generator().manual_seed(8)
+    shape = (2, 3)
+    mean, variance = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return {"body.1": (mean, 0.5 + variance)}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_target_apart_is_normalised_by_averages_and_the_batches_by_themselves(steps):
+    """As by torch's own batch normalisation, in training mode for batches, in eval mode for it."""
+    model, theta, batches, targets, wanted = unrolled_problem(True, steps)
+    averages = averages_of(model)
+    found = target_losses(model, theta, batches, targets, wanted, rate=0.3, averages=averages)
+    own = network(0).double()
+    own.body[1].running_mean, own.body[1].running_var = averages["body.1"]
+    current = {name: value.clone() for name, value in theta.items()}
+    for number, (x, y) in enumerate(batches):
+        with torch.no_grad():
+            answers = functional_call(own.eval(), current, (targets,))
+        assert float(found[number].detach()) == pytest.approx(
+            float(F.cross_entropy(answers, wanted)), rel=1e-12
+        )
+        leaves = {name: value.clone().requires_grad_() for name, value in current.items()}
+        # Statistics of the batch alone, and averages that are not to be moved.
+        stays = {f"body.1.running_{kind}": torch.zeros(3).double() for kind in ("mean", "var")}
+        loss = F.cross_entropy(functional_call(own.train(), leaves | stays, (x,)), y)
+        slopes = torch.autograd.grad(loss, list(leaves.values()))
+        current = {
+            name: value - 0.3 * slope
+            for (name, value), slope in zip(current.items(), slopes, strict=True)
+        }
+
+
+def test_the_gradient_for_a_target_apart_is_that_of_finite_differences_either_way():
+    model, theta, batches, targets, wanted = unrolled_problem(True, 2)
+    averages, (first, y), later = averages_of(model), batches[0], batches[1:]
+    options = {"rate": 0.3, "averages": averages}
+
+    def loss(x):
+        return target_losses(model, theta, [(x, y), *later], targets, wanted, **options)[-1]
+
+    x = first.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(x), x)
+    _, again = target_slope(
+        model, theta, batches, targets, wanted, weights=(0.0, 0.0, 1.0), **options
+    )
+    torch.testing.assert_close(again, slope)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(4):
+        direction = torch.randn(first.shape, generator=generator, dtype=torch.float64)
+        rise = (loss(first + 1e-5 * direction) - loss(first - 1e-5 * direction)) / 2e-5
+        assert float((slope * direction).sum()) == pytest.approx(float(rise.detach()), rel=1e-6)
+
+
 def test_the_network_and_its_weights_are_left_as_they_are():
     model, theta, batches, targets, wanted = unrolled_problem()
     before = {name: value.clone() for name, value in theta.items()}
@@ -219,6 +274,35 @@ def test_a_surrogate_is_trained_as_torchs_own_optimizer_would(momentum, make_ima
         assert torch.allclose(surrogate.parameters[name], value, atol=1e-6)
 
 
+def test_a_surrogates_averages_are_those_that_torch_would_keep(make_images):
+    train = make_images(30, seed=1)
+    x = train.x.float() / 255
+    procedure = replace(SHORT, surrogates=2, warmup_epochs=1, normalised_with="averages")
+    population = Surrogates(network, procedure, 0)
+    own = network(1).train()
+    optimizer = torch.optim.SGD(own.parameters(), lr=SHORT.surrogate_rate)
+    surrogate = population.at(0)
+    for rows in surrogate.order(30):
+        surrogate.descend(x[rows], train.y[rows])
+        optimizer.zero_grad()
+        F.cross_entropy(own(x[rows]), train.y[rows]).backward()
+        optimizer.step()
+    norm = own.body[1]
+    [(mean, variance)] = surrogate.averages.values()
+    torch.testing.assert_close(mean, norm.running_mean)
+    torch.testing.assert_close(variance, norm.running_var)
+    assert float(mean.abs().max()) > 1e-3
+    [(other_mean, other_variance)] = population.at(1).averages.values()
+    assert torch.equal(other_mean, torch.zeros(3))
+    assert torch.equal(other_variance, torch.ones(3))
+    # At the end of its life they begin anew, too.
+    for _ in range(procedure.lifetime):
+        surrogate.finish_epoch()
+    assert torch.equal(mean, torch.zeros(3))
+    assert torch.equal(variance, torch.ones(3))
+    assert Surrogates(network, SHORT, 0).at(0).averages is None
+
+
 def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
     population = Surrogates(network, replace(SHORT, surrogates=8, warmup_epochs=4), 0)
     rates = []
@@ -240,6 +324,7 @@ def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
         {"later": "first", "batch_size": 15},  # 14, 13 and 13 images
         {"later": "first", "recompute": True, "unroll": 1},
         {"update": "batch"},
+        {"normalised_with": "averages"},
         {"update": "batch", "trajectory": "poisoned"},
         {"update": "batch", "batch_size": 3, "later": "first"},  # most hold no poison
     ],
@@ -268,6 +353,7 @@ def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, wa
     both = [population.at(number) for number in range(2)]
     weights = [{name: value.clone() for name, value in one.parameters.items()} for one in both]
     orders = [one.order(len(train)) for one in both]
+    averages = [one.averages for one in both]
     count = len(orders[0])
     changes = [range(count)]
     if procedure.update == "batch":
@@ -278,7 +364,9 @@ def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, wa
         poisoned = clean.clone()
         poisoned[rows] = start
         assert float((poisoned - clean).abs().max()) > 0.01
-        for surrogate, theta, order in zip(both, weights, orders, strict=True):
+        for theta_of, (surrogate, theta, order) in enumerate(
+            zip(both, weights, orders, strict=True)
+        ):
             for first in batches:
                 chosen, rate = order[first], surrogate.rate
                 whole = poisoned.clone().requires_grad_()
@@ -292,10 +380,18 @@ def test_the_steps_are_along_the_mean_gradient_of_batches_with_poisons(scene, wa
                         y = torch.cat([train.y[own], train.y[r[len(own) :]]])
                     unrolled.append((x, y))
                 wanted = torch.tensor([0, 0])
-                losses = target_losses(model, theta, unrolled, aims, wanted, rate=rate)
+                losses = target_losses(
+                    model, theta, unrolled, aims, wanted, rate=rate, averages=averages[theta_of]
+                )
                 (slope,) = torch.autograd.grad(losses[-1], whole)
                 expected += slope[rows] / 2
                 leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
+                if averages[theta_of]:
+                    [(mean, variance)] = averages[theta_of].values()
+                    first_layer = (theta["body.0.weight"], theta["body.0.bias"])
+                    values = F.conv2d(clean[chosen], *first_layer, stride=2)
+                    mean.lerp_(values.mean((0, 2, 3)), 0.1)
+                    variance.lerp_(values.transpose(0, 1).flatten(1).var(1), 0.1)
                 x = (poisoned if procedure.trajectory == "poisoned" else clean)[chosen]
                 loss = F.cross_entropy(functional_call(model, leaves, (x,)), train.y[chosen])
                 for (name, value), part in zip(
@@ -441,8 +537,15 @@ def test_the_course_begins_with_the_start_and_ends_with_the_result(scene):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"momentum": 0.9}, {"optimizer": "sign"}, {"colour": 0.04}, {"update": "batch"}],
-    ids=["plain", "momentum", "sign", "colour", "every batch"],
+    [
+        {},
+        {"momentum": 0.9},
+        {"optimizer": "sign"},
+        {"colour": 0.04},
+        {"update": "batch"},
+        {"normalised_with": "averages"},
+    ],
+    ids=["plain", "momentum", "sign", "colour", "every batch", "averages"],
 )
 def test_a_stopped_crafting_goes_on_to_the_same_poisons(
     scene, options, tmp_path: Path, monkeypatch
@@ -523,6 +626,7 @@ def test_networks_of_the_package_can_be_surrogates_and_any_label_can_be_wanted(m
         ({"trajectory": "mixed"}, "known: clean, poisoned"),
         ({"update": "step"}, "known: epoch, batch"),
         ({"later": "none"}, "known: own, first"),
+        ({"normalised_with": "all"}, "known: batch, averages"),
         ({"learning_rate": 0.0}, "must be positive"),
         ({"colour": -0.1}, "colour must lie in"),
     ],

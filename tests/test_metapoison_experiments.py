@@ -139,6 +139,7 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             "momentum": 0.0,
         },
         "poisons changed after every batch": {"update": "batch"},
+        "target normalised as in use": {"normalised_with": "averages"},
         "surrogates trained on poisons": {"trajectory": "poisoned"},
         "surrogates trained on clean images": {},  # the paper's
         "one unrolled step": {"unroll": 1},

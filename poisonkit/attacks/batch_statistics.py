@@ -5,9 +5,16 @@ whole feature maps. In closed form it is a combination of three of them with one
 a channel each (`benchmarks/metapoison.py` and `benchmarks/deep_confuse.py` compare the two).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+#: Mean and variance of each channel, by the name of the part that normalises by them.
+Averages = dict[str, tuple[Tensor, Tensor]]
 
 _backward = torch.ops.aten.native_batch_norm_backward
 
@@ -70,14 +77,24 @@ class _NormaliseBackward(torch.autograd.Function):
 
 
 class BatchStatistics(nn.Module):
-    """Batch normalisation that keeps no averages, with another's weight and bias."""
+    """Batch normalisation that keeps no averages of its own, with another's weight and bias."""
 
     def __init__(self, like: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = like.weight, like.bias, like.eps
+        self.momentum = 0.1 if like.momentum is None else like.momentum
+        self.averages: tuple[Tensor, Tensor] | None = None
+        self.moved: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [N, C, ...] over all but the channels."""
+        """Normalise [N, C, ...] over all but the channels, or by averages."""
+        if self.averages is not None:
+            return F.batch_norm(x, *self.averages, self.weight, self.bias, eps=self.eps)
+        if self.moved is not None:
+            with torch.no_grad():
+                var, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
+                for average, value in zip(self.moved, (mean, var), strict=True):
+                    average.lerp_(value, self.momentum)
         found: Tensor = _Normalise.apply(x, self.weight, self.bias, self.eps)
         return found
 
@@ -96,3 +113,29 @@ def use_batch_statistics(network: nn.Module) -> None:
                     setattr(parent, name, BatchStatistics(module))
                 else:
                     module.track_running_stats = False
+
+
+@contextmanager
+def normalising_by(network: nn.Module, averages: Averages) -> Iterator[None]:
+    """Let parts of a network normalise by these averages for as long as the context lasts."""
+    with _having(network, "averages", averages):
+        yield
+
+
+@contextmanager
+def moving(network: nn.Module, averages: Averages) -> Iterator[None]:
+    """Move averages towards each batch that a network normalises, as torch's own would be."""
+    with _having(network, "moved", averages):
+        yield
+
+
+@contextmanager
+def _having(network: nn.Module, attribute: str, averages: Averages) -> Iterator[None]:
+    parts = {name: network.get_submodule(name) for name in averages}
+    for name, part in parts.items():
+        setattr(part, attribute, averages[name])
+    try:
+        yield
+    finally:
+        for part in parts.values():
+            setattr(part, attribute, None)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from poisonkit.attacks.colour import Recolouring, reach
-from poisonkit.attacks.look_ahead import Procedure, Seen, look_ahead, updates
+from poisonkit.attacks.look_ahead import Seen, look_ahead
+from poisonkit.attacks.meta_procedure import Procedure, updates
 from poisonkit.attacks.surrogates import Surrogates
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from poisonkit.attacks.batch_statistics import use_batch_statistics
+from poisonkit.attacks.batch_statistics import Averages, normalising_by, use_batch_statistics
 from poisonkit.attacks.convolutions import use_asked_derivatives
 
 Parameters = dict[str, Tensor]
@@ -82,12 +82,14 @@ def target_losses(
     *,
     rate: float,
     objective: Objective = F.cross_entropy,
+    averages: Averages | None = None,
 ) -> Tensor:
     """Return the loss on targets before and after each of K unrolled steps of gradient descent.
 
-    The targets are part of every batch when it is normalised, and never trained on: the
-    network at step i sees batch i and the targets together, its training loss is that of the
-    batch alone. So the losses of K steps need K + 1 batches.
+    The targets are never trained on. Unless they are normalised by ``averages``, they are part
+    of every batch when it is normalised: the network at step i sees batch i and the targets
+    together, its training loss is that of the batch alone. So the losses of K steps need K + 1
+    batches.
 
     Parameters
     ----------
@@ -97,6 +99,7 @@ def target_losses(
         of the training losses included.
     targets, wanted : [T, C, H, W], and the labels int64 [T] that they shall be given.
     objective : of logits [T, classes] and ``wanted``.
+    averages : what targets are normalised by, if not together with the batches.
 
     Returns
     -------
@@ -105,16 +108,28 @@ def target_losses(
     theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     losses = []
     for number, (x, y) in enumerate(batches):
-        logits = functional_call(network, theta, (torch.cat([x, targets]),))
-        losses.append(objective(logits[len(x) :], wanted))
+        logits, answers = _logits(network, theta, x, targets, averages)
+        losses.append(objective(answers, wanted))
         if number < len(batches) - 1:
-            inner = F.cross_entropy(logits[: len(x)], y)
+            inner = F.cross_entropy(logits, y)
             slopes = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
             theta = {
                 name: value - rate * slope
                 for (name, value), slope in zip(theta.items(), slopes, strict=True)
             }
     return torch.stack(losses)
+
+
+def _logits(
+    network: nn.Module, theta: Parameters, x: Tensor, targets: Tensor, averages: Averages | None
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of a batch, and those of the targets."""
+    if averages is None:
+        logits = functional_call(network, theta, (torch.cat([x, targets]),))
+        return logits[: len(x)], logits[len(x) :]
+    logits = functional_call(network, theta, (x,))
+    with normalising_by(network, averages):
+        return logits, functional_call(network, theta, (targets,))
 
 
 def target_slope(
@@ -127,6 +142,7 @@ def target_slope(
     rate: float,
     weights: Sequence[float],
     objective: Objective = F.cross_entropy,
+    averages: Averages | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Differentiate a weighted sum of :func:`target_losses` with one step's graph at a time.
 
@@ -146,7 +162,8 @@ def target_slope(
     path = [theta]
     for x, y in batches[:-1]:
         theta = {name: value.clone() for name, value in theta.items()}
-        descend(network, theta, x.detach(), y, rate=rate, beside=targets)
+        beside = targets if averages is None else None
+        descend(network, theta, x.detach(), y, rate=rate, beside=beside)
         path.append(theta)
     losses: list[Tensor] = []
     flow: list[Tensor] = []
@@ -155,12 +172,12 @@ def target_slope(
         x, y = batches[number]
         x = first if number == 0 else x.detach()
         own = {name: value.requires_grad_() for name, value in path.pop().items()}
-        logits = functional_call(network, own, (torch.cat([x, targets]),))
-        loss = objective(logits[len(x) :], wanted)
+        logits, answers = _logits(network, own, x, targets, averages)
+        loss = objective(answers, wanted)
         losses.append(loss.detach())
         total = weights[number] * loss
         if flow:
-            inner = F.cross_entropy(logits[: len(x)], y)
+            inner = F.cross_entropy(logits, y)
             slopes = torch.autograd.grad(inner, list(own.values()), create_graph=True)
             pairs = zip(slopes, flow, strict=True)
             total = total - rate * torch.stack([(s * f).sum() for s, f in pairs]).sum()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from poisonkit.attacks.look_ahead import Procedure
+from poisonkit.attacks.meta_procedure import Procedure
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.settings import profiles_over
 from poisonkit.options import added
