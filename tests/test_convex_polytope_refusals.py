@@ -74,7 +74,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
         {"procedure.objective": "bullseye"},
         r"set objectives=\('bullseye',\) instead",
     ),
-    (ALL, {"procedure.pooled": "released"}, "attacks say what the pooled one asks for"),
+    (ALL, {"procedure.pooled": "released"}, "set attacks of end_to_end"),
     (ALL, {"pretraining.crop_padding": 16}, "crop_padding of 16 pixels is too much"),
     (("end_to_end",), {"whole_network.crop_padding": 16}, "crop_padding of 16 pixels is too much"),
     (("randomised",), {"watch_every": 0}, "watch_every must be at least 1, not 0"),

@@ -45,7 +45,8 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("switches",), {"switches": ("paper", "amsgrad")}, "'amsgrad'; known: paper, .*released"),
     (("defences",), {"defences": ("none", "dropout")}, "'dropout'; known: none, crops"),
     (("transfer",), {"noise": "anew"}, "noise must be 'once' here, not 'anew'"),
-    (("mnist", "share"), {"trained_share": 1.5}, "share between 0 and 1, not -0.5"),
+    (("mnist", "share"), {"trained_share": 1.5}, r"trained_share must lie in \(0, 1\], not 1.5"),
+    (("mnist",), {"trained_share": 0.0}, r"trained_share must lie in \(0, 1\], not 0.0"),
     (("share", "defences"), {"noise": "anew"}, "noise must be 'once' here, not 'anew'"),
     (("mnist", "label_map"), {"procedure.crops": "centre"}, "one of none, random"),
     (("transfer",), {"trees": 0}, "at least one tree .* not 0 and"),
@@ -54,7 +55,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("switches",), {"switches": ("paper", "paper")}, "switches names something twice"),
     (("defences",), {"defences": ("none", "none")}, "defences names something twice"),
     (("share",), {"shares": (0.5, 0.5)}, "shares names something twice"),
-    (KINDS, {"validation": 0.0}, r"share between 0 and 1, not 0\.0"),
+    (KINDS, {"validation": 0.0}, "selection='validation' needs images held out"),
     (("mnist",), {"validation": 1.0}, r"share between 0 and 1, not 1\.0"),
     # Of 30 images of a class none would be held out, or none be left.
     (("mnist",), {"validation": 0.01}, "validation|held out"),

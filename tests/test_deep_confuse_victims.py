@@ -127,7 +127,7 @@ def test_an_option_by_its_name_is_the_option_itself(name, wanted, alone, laborat
 def test_off_the_papers_scale_the_released_variant_leaves_networks_and_trainings_alone(
     name, profile, laboratory
 ):
-    """That of ImageNet does not select; its generator learns from crops, with AMSGrad."""
+    """That of ImageNet selects as we do; its generator learns from crops, with AMSGrad."""
     experiment = EXPERIMENTS[f"deep_confuse/{name}"]
     ours, theirs = (
         as_json(experiment.configure(profile=profile, variant=variant))

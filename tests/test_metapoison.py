@@ -303,6 +303,17 @@ def test_a_surrogates_averages_are_those_that_torch_would_keep(make_images):
     assert Surrogates(network, SHORT, 0).at(0).averages is None
 
 
+def test_averages_need_a_normalisation_that_keeps_them():
+    def bare(seed):
+        model = network(seed)
+        model.body[1] = nn.BatchNorm2d(3, affine=False)
+        return model
+
+    Surrogates(bare, SHORT, 0)
+    with pytest.raises(PoisonkitError, match=r"weight and bias, unlike body\.1"):
+        Surrogates(bare, replace(SHORT, normalised_with="averages"), 0)
+
+
 def test_the_rate_of_a_surrogate_rises_over_its_first_epochs(make_images):
     population = Surrogates(network, replace(SHORT, surrogates=8, warmup_epochs=4), 0)
     rates = []

@@ -110,9 +110,9 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             if key not in plain["procedure"] or value != plain["procedure"][key]
         }
         if unit["switch"] == "released":
-            own["recipe"] |= {
-                key: plain["recipe"][key] for key in ("momentum", "warmup", "milestones")
-            }
+            recipe = {"momentum": 0.0, "warmup": 0.025, "milestones": [0.5, 0.75]}
+            assert {key: own["recipe"][key] for key in recipe} == recipe
+            own["recipe"] |= {key: plain["recipe"][key] for key in recipe}
         if unit["switch"] in ("released", "poisons not rounded"):
             assert own.pop("rounded") is False
         assert {**own, "procedure": plain["procedure"]} == plain

@@ -44,6 +44,8 @@ class Procedure:
     optimizer : ``adam``, or ``sign`` of the gradient.
     learning_rate : on the [0, 1] scale, of a crafting step. Where the poisons are changed after
         every batch, those changes share it that a poison takes part in, one for each surrogate.
+        By ``sign`` a poison then goes as far in a step as otherwise; Adam moves it in the
+        changes between as well, up to sqrt(batches / surrogates) times as far.
     drops : shares of the steps after which the rate is lowered tenfold.
     start : ``noise``, uniform within the bound; or ``zero``.
     update : change the poisons once every surrogate went through its ``epoch``, as the released
@@ -53,7 +55,7 @@ class Procedure:
         batch once more and no others, as in the released code.
     normalised_with : while crafting, batch normalisation sees the target as part of a ``batch``
         of training images, as in the released code; or by the running ``averages`` of each
-        surrogate's training, as networks in use do.
+        surrogate's training, as networks in use do. These are not moved by the unrolled steps.
     clipped : keep the poisons within the range of pixels. The released code does so at the
         start only. As images, they are cut off there.
     """

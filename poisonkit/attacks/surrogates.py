@@ -14,6 +14,7 @@ from torch.func import functional_call
 from poisonkit.attacks.batch_statistics import Averages, BatchStatistics, moving
 from poisonkit.attacks.meta_procedure import Procedure
 from poisonkit.attacks.unrolled import Parameters, prepare
+from poisonkit.errors import PoisonkitError
 from poisonkit.models import Classifier
 from poisonkit.training import mixed
 
@@ -50,6 +51,7 @@ class Surrogates(nn.Module):
         #: The parts that keep running averages, if the target is normalised by them.
         self.averaged: list[str] = []
         if procedure.normalised_with == "averages":
+            _check_averaged(self._network[0])
             self.averaged = [
                 name
                 for name, part in self._network[0].named_modules()
@@ -170,6 +172,16 @@ class Surrogate:
             self._whole.ages[self._number] = 0
             self._whole.lives[self._number] += 1
             self._whole._initialise(self._number)
+
+
+def _check_averaged(network: nn.Module) -> None:
+    for name, part in network.named_modules():
+        # What has no weight and bias was not replaced, and keeps no averages.
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise PoisonkitError(
+                f"normalised_with='averages' needs batch normalisation with weight and bias, "
+                f"unlike {name}"
+            )
 
 
 def _key(kind: str, name: str) -> str:

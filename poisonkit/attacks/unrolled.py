@@ -108,9 +108,10 @@ def target_losses(
     theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     losses = []
     for number, (x, y) in enumerate(batches):
-        logits, answers = _logits(network, theta, x, targets, averages)
+        on = number < len(batches) - 1
+        logits, answers = _logits(network, theta, x, targets, averages, trained_on=on)
         losses.append(objective(answers, wanted))
-        if number < len(batches) - 1:
+        if on:
             inner = F.cross_entropy(logits, y)
             slopes = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
             theta = {
@@ -121,13 +122,19 @@ def target_losses(
 
 
 def _logits(
-    network: nn.Module, theta: Parameters, x: Tensor, targets: Tensor, averages: Averages | None
+    network: nn.Module,
+    theta: Parameters,
+    x: Tensor,
+    targets: Tensor,
+    averages: Averages | None,
+    *,
+    trained_on: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits of a batch, and those of the targets."""
+    """Return the logits of a batch, none where only the targets' are needed, and theirs."""
     if averages is None:
         logits = functional_call(network, theta, (torch.cat([x, targets]),))
         return logits[: len(x)], logits[len(x) :]
-    logits = functional_call(network, theta, (x,))
+    logits = functional_call(network, theta, (x,)) if trained_on else targets.new_empty(0)
     with normalising_by(network, averages):
         return logits, functional_call(network, theta, (targets,))
 
@@ -172,7 +179,7 @@ def target_slope(
         x, y = batches[number]
         x = first if number == 0 else x.detach()
         own = {name: value.requires_grad_() for name, value in path.pop().items()}
-        logits, answers = _logits(network, own, x, targets, averages)
+        logits, answers = _logits(network, own, x, targets, averages, trained_on=bool(flow))
         loss = objective(answers, wanted)
         losses.append(loss.detach())
         total = weights[number] * loss

@@ -74,6 +74,8 @@ def crafting_explorer(
 
     Crafting begins when the button is pressed (at ``quick`` also once at the start).
     """
+    # Poisons are shown, so they are images.
+    config = replace(config, rounded=True)
     context = context_of(device, data_root)
     start = replace(config, pairs=1, poisons=min(config.poisons, 1))
     data, pair, _ = begin(start, 0, context)

@@ -117,7 +117,10 @@ class ReleasedMnistAutoEncoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net of four levels: double 3x3 convolutions, average pooling, bilinear upsampling."""
+    """A U-Net of four levels: double 3x3 convolutions, average pooling, bilinear upsampling.
+
+    ``normalised`` is as in :class:`AutoEncoder`.
+    """
 
     def __init__(self, *, channels: int, width: int = 64, normalised: Normalised = "all") -> None:
         super().__init__()
@@ -125,8 +128,8 @@ class UNet(nn.Module):
 
         layer = partial(_down, kernel=3, padding=1, normalised=normalised != "none")
 
-        def double(channels_in: int, channels: int) -> nn.Sequential:
-            return nn.Sequential(layer(channels_in, channels), layer(channels, channels))
+        def double(before: int, after: int) -> nn.Sequential:
+            return nn.Sequential(layer(before, after), layer(after, after))
 
         self.down = nn.ModuleList(double(a, b) for a, b in itertools.pairwise(widths))
         up = widths[:0:-1]

@@ -122,7 +122,7 @@ def begin(
     ]
     own = config.procedure
     if own.pooled != Procedure().pooled:
-        raise PoisonkitError("of several layers attacks say what the pooled one asks for")
+        raise PoisonkitError("procedure.pooled is for several layers: set attacks of end_to_end")
     if objectives is not None and own.objective != Procedure().objective:
         raise PoisonkitError(f"set objectives=({own.objective!r},) instead of procedure.objective")
     procedures = [replace(own, objective=name) for name in objectives or (own.objective,)]

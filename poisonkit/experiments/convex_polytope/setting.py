@@ -159,8 +159,8 @@ SMALL: Mapping[str, object] = {
     "pretraining.epochs": 10,
     "procedure.iterations": 100,
 }
-#: What the authors' code does where it differs from the paper's text: its scripts craft
-#: every experiment's poisons with four architectures.
+#: What the authors' code does where it differs from the paper's text: its scripts craft the
+#: poisons of Figures 4 and 5, too, with four architectures.
 RELEASED: Mapping[str, object] = {"substitutes": S2}
 
 #: The profiles, each with options of an experiment's own.

@@ -204,7 +204,7 @@ OVERLAP = Experiment(
             "victims": ("resnet8", "small_cnn", "preact_resnet8"),
         },
     ),
-    variants={"paper": {}, "released": {}},
+    variants={"paper": {}},
     units=_overlap_units,
     trial=_overlap_trial,
     check=_overlap_check,

@@ -47,12 +47,16 @@ def load_data(config: ConfuseConfig, context: Context) -> Data:
             f"{test.image_size} pixels high and wide; set image_size to resize them all"
         )
     part, held_out = train, train.select(train.y[:0])
-    if config.validation or config.selection == "validation":
+    if config.selection == "validation" and not config.validation:
+        raise PoisonkitError("selection='validation' needs images held out: set validation above 0")
+    if config.validation:
         part, held_out = _split(train, config.validation, "validation", seed=config.seed)
     learning = part
     if config.learning_images_per_class is not None:
         learning = part.first_per_class(config.learning_images_per_class)
-    if config.trained_share != 1:
+    if not 0 < config.trained_share <= 1:
+        raise PoisonkitError(f"trained_share must lie in (0, 1], not {config.trained_share}")
+    if config.trained_share < 1:
         train, _ = _split(train, 1 - config.trained_share, "1 - trained_share", seed=config.seed)
     return Data(train=train, test=test, part=part, held_out=held_out, learning=learning)
 

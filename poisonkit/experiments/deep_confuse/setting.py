@@ -51,8 +51,9 @@ class ConfuseConfig:
         the ``last``. For a label-specific attack it is the highest hit rate.
     select_epochs : epochs for which the networks are trained that a generator is scored by.
     scored_by : networks that are trained as the attacked ones will be (``victim``), in eval
-        mode; or, as in the released code, as the surrogates are, for as long as a trial, and
-        normalised by the statistics of the batches that they are tested on (``surrogate``).
+        mode; or, as in the released code, as the surrogates are, for as many epochs as a trial
+        has, and normalised by the statistics of the batches that they are tested on
+        (``surrogate``; ``select_epochs`` stands back).
     trained_share : share of the training images that classifiers are trained on in the end;
         those left out are the held-out ones if it is one less ``validation``.
     """

@@ -12,7 +12,7 @@ from poisonkit.experiments.metapoison.steps import (
     target_logits,
     train_victim,
 )
-from poisonkit.experiments.networks import Context, Cost
+from poisonkit.experiments.networks import Context
 from poisonkit.models import Classifier
 from poisonkit.statistics import mean_and_deviation, wilson
 from poisonkit.store import Json
@@ -25,11 +25,6 @@ def runs(config: MetaConfig, **kind: object) -> list[Json]:
         for victim in range(config.victims)
         for pair in range(config.pairs)
     ]
-
-
-def check(config: MetaConfig, unit: Json, context: Context) -> tuple[Data, Pair, Cost]:
-    """Refuse what a trial could not do."""
-    return begin(config, unit["pair"], context)
 
 
 def attack(
