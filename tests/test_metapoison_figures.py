@@ -301,7 +301,10 @@ def changed(key, kinds):
         for k, kind in reversed(list(enumerate(kinds)))
         for pair in range(2)
     ]
-    return made(rows, by_pair=singles)
+    trials = [
+        {key: kind, "wanted_probability": [0.1 * k, 0.1 * k + 0.2]} for k, kind in enumerate(kinds)
+    ]
+    return made(rows, by_pair=singles, trials=trials)
 
 
 CHANGES = {
@@ -358,6 +361,7 @@ def test_the_table_of_changes_has_their_numbers():
     table = rates_table(record).data
     assert list(table["Switch"]) == CHANGES["switch"]
     assert list(table["Success"]) == ["3 of 20 (15 %)", "7 of 20 (35 %)"]
+    assert list(table["Wanted label's probability"]) == ["10 %", "20 %"]
     assert list(table["In a training batch"]) == ["19 of 20 (95 %)", "15 of 20 (75 %)"]
     assert list(table["Accuracy"]) == ["90.0 ± 1.0 %", "90.0 %"]
     assert list(table["Victims"]) == ["20", "20"]

@@ -51,15 +51,21 @@ def rates_figure(record: Record) -> Figure:
 
 
 def rates_table(record: Record) -> Styler:
-    """Return the numbers behind :func:`rates_figure`, one line a change."""
-    key = _key(record)
+    """Return the numbers behind :func:`rates_figure`, one line a change.
+
+    And how sure victims are of the wanted label, the mean of its probability: where all give
+    it, that tells changes apart.
+    """
+    key, trials = _key(record), record.metrics["trials"]
     lines = []
     for row in record.metrics["rows"]:
         mean, deviation = row["accuracy"]["mean"], row["accuracy"]["deviation"]
         spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+        sure = [p for one in trials if one[key] == row[key] for p in one["wanted_probability"]]
         line = {
             key.capitalize(): str(row[key]),
             "Success": counted(row),
+            "Wanted label's probability": f"{100 * float(np.mean(sure)):.0f} %",
             "In a training batch": counted(row["in_batch"]),
             "Accuracy": f"{100 * mean:.1f}{spread} %",
             "Victims": str(row["victims"]),
