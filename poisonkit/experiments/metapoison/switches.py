@@ -79,15 +79,15 @@ SWITCHING = one_at_a_time(
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={
-            # Digits have no colours; the others are what the profile does anyway, or nearly so
-            # with one unrolled step alone. Rounding is looked at by ``metapoison/limits``.
+            # Digits have no colours, and two unrolled steps take twice the time; the others are
+            # what the profile does anyway, or nearly so with one unrolled step alone. Rounding is
+            # looked at by ``metapoison/limits``.
             "switches": (
                 "paper",
                 "margin loss",
                 "poisons changed after every batch",
                 "target normalised as in use",
                 "surrogates trained on clean images",
-                "two unrolled steps",
                 "sign of the gradient",
             ),
         },
