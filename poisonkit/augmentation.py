@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import RandomResizedCrop
 
 from poisonkit.models import evaluating
 
@@ -16,6 +15,8 @@ def random_resized_crops(x: Tensor, *, seed: int) -> Tensor:
     x : float [B, C, H, W] in [0, 1], as the result is.
     seed : of places, sizes and shapes; the caller's random state is left as it was.
     """
+    from torchvision.transforms import RandomResizedCrop
+
     crop = RandomResizedCrop(x.shape[2:])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
