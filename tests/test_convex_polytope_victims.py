@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from poisonkit.attacks import polytope
 from poisonkit.experiments.convex_polytope import transfer, victims
 from poisonkit.experiments.convex_polytope.data import Data, begin, load_data
-from poisonkit.experiments.convex_polytope.steps import Poisons
+from poisonkit.experiments.convex_polytope.steps import Poisons, victim
 from poisonkit.experiments.convex_polytope.victims import FrozenVictim, attack_frozen
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.fine_tuning import fit_linear
@@ -79,28 +79,23 @@ def test_each_layer_is_trained_as_if_its_poisons_were_the_only_ones(frozen):
     assert not torch.allclose(clean[0], weight[0], atol=1e-2)
 
 
-def test_a_fresh_last_layer_knows_nothing_of_the_first_training(frozen):
-    _, config, data, network, images = frozen
-    begun = []
-
-    def watched(features, labels, layer, *arguments, **options):
-        begun.append(layer)
-        return fit_linear(features, labels, layer, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(victims, "fit_linear", watched)
-        for head in ("pretrained", "fresh"):
-            seen = FrozenVictim(replace(config, head=head), data, network, "hidden")
-            state = torch.get_rng_state()
-            seen.fine_tune(images)
-            seen.fine_tune()
-            assert torch.equal(torch.get_rng_state(), state)
-    assert begun[0] is begun[1] is network.body.linear
-    torch.manual_seed(config.seed)
-    expected = nn.Linear(begun[2].in_features, begun[2].out_features)
-    for layer in begun[2:]:
-        assert torch.equal(layer.weight, expected.weight)
-        assert torch.equal(layer.bias, expected.bias)
+def test_a_fresh_last_layer_knows_nothing_of_the_first_training(laboratory):
+    config = configure("transfer")
+    data, cost = begin(config, laboratory.context)
+    state = torch.get_rng_state()
+    usual, fresh = (
+        victim(replace(config, head=head), data, "small_cnn", laboratory.context, cost)
+        for head in ("pretrained", "fresh")
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        layer = nn.Linear(usual.body.linear.in_features, usual.body.linear.out_features)
+    for name, value in fresh.state_dict().items():
+        kind = name.removeprefix("body.linear.")
+        expected = usual.state_dict()[name] if kind == name else layer.state_dict()[kind]
+        assert torch.equal(value, expected), name
+    assert not torch.equal(usual.body.linear.weight, layer.weight)
 
 
 def test_answers_are_those_of_the_whole_network_with_the_new_layer(frozen):

@@ -106,7 +106,8 @@ def test_noise_that_is_made_anew_is_that_of_the_mirrored_image(laboratory, monke
         return seen[-1][1]
 
     monkeypatch.setattr(steps, "_add_generated", spy)
-    train_perturbed(config, data, generator, 7, laboratory.context, cost, "")
+    noisy, _ = craft(data.train, generator).apply(data.train)
+    train_perturbed(config, data.train, noisy, generator, 7, laboratory.context, cost, "")
     before, after = (torch.cat(batches) for batches in zip(*seen, strict=True))
     with torch.no_grad():
         assert torch.allclose(after, (before + generator(before)).clamp(0, 1), atol=1e-6)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import check_label_map
-from poisonkit.attacks.generated_noise import perturb
+from poisonkit.attacks.generated_noise import craft, perturb
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import Data, begin, load_data
@@ -148,8 +148,16 @@ def _attack_by(
     chosen = replace(config, procedure=replace(config.procedure, label_map=label_map))
     begin(chosen, context)
     learned = learned_generator(chosen, data, chosen.seed, context, Cost())
+    noisy, _ = craft(data.train, learned.generator).apply(data.train)
     network, _ = train_perturbed(
-        chosen, data, learned.generator, chosen.seed, context, Cost(), "label map"
+        chosen,
+        data.train,
+        noisy,
+        learned.generator,
+        chosen.seed,
+        context,
+        Cost(),
+        "label map",
     )
     counts = confusion(network, data.test)
     return _Attacked(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
@@ -26,7 +26,6 @@ from poisonkit.experiments.convex_polytope.transfer import rows_of
 from poisonkit.experiments.networks import Context, Cost
 from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import as_json, refuse_repeats
-from poisonkit.fine_tuning import fresh_layer
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
 from poisonkit.options import added
@@ -106,10 +105,6 @@ def _trial(config: EndToEndConfig, unit: Json, context: Context) -> tuple[Json, 
     procedure = replace(config.procedure, pooled=pooled)
     poisons = crafted(config, data, nets, procedure, unit["first"], context, cost)
     network = victim(config, data, unit["victim"], context, cost)
-    if config.head == "fresh":
-        layer = network.module_at("linear")
-        assert isinstance(layer, nn.Linear)
-        network.body.add_module("linear", fresh_layer(layer, seed=config.seed))
     clean = _fine_tuned(config, data, network, data.fine_tuning, True, context, cost)
     found = []
     for number, poison in enumerate(poisons.poisons):

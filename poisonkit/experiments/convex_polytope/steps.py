@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from poisonkit.attacks import polytope
 from poisonkit.attacks.surrounding import (
@@ -17,6 +17,7 @@ from poisonkit.experiments.convex_polytope.data import Data, options_of, taps_of
 from poisonkit.experiments.convex_polytope.setting import Layers, PolytopeConfig
 from poisonkit.experiments.networks import Context, Cost, trained_network
 from poisonkit.experiments.settings import as_json
+from poisonkit.fine_tuning import fresh_layer
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier
 from poisonkit.poison import Poison
@@ -35,7 +36,7 @@ def victim(
     config: PolytopeConfig, data: Data, name: str, context: Context, cost: Cost
 ) -> Classifier:
     """Return a victim as it is before it is fine-tuned."""
-    return trained_network(
+    network = trained_network(
         context,
         data.pretraining,
         config.pretraining,
@@ -45,6 +46,11 @@ def victim(
         cost=cost,
         **options_of(config, name),
     )
+    if config.head == "fresh":
+        layer = network.module_at("linear")
+        assert isinstance(layer, nn.Linear)
+        network.body.add_module("linear", fresh_layer(layer, seed=config.seed))
+    return network
 
 
 def substitutes(

@@ -10,7 +10,7 @@ from poisonkit.experiments.convex_polytope.data import Data, taps_of
 from poisonkit.experiments.convex_polytope.setting import PolytopeConfig
 from poisonkit.experiments.convex_polytope.steps import Poisons, victim
 from poisonkit.experiments.networks import Context, Cost
-from poisonkit.fine_tuning import classify, fit_linear, fresh_layer
+from poisonkit.fine_tuning import classify, fit_linear
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, evaluating, features
 from poisonkit.statistics import wilson
@@ -51,8 +51,6 @@ class FrozenVictim:
         """
         layer = self._network.get_submodule("body.linear")
         assert isinstance(layer, nn.Linear)
-        if self._config.head == "fresh":
-            layer = fresh_layer(layer, seed=self._config.seed)
         replaced = None if images is None else self.poisoned_features(images)
         return fit_linear(
             self._features,

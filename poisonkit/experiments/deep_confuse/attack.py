@@ -1,6 +1,7 @@
 """Tables 1 and 2, Figures 2, 3, 8 and 9: the attack on one data set."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     accuracies,
     accuracy_on_noise,
-    float_noise,
     learned_generator,
     noise_images,
     some_of_each_class,
@@ -46,20 +46,12 @@ def attack_trial(
     noisy, _ = poison.apply(data.train)
     seed, test = unit["seed"], data.test
     clean_network, clean = train_on(config, data.train, seed, context, cost, "clean", test=test)
-    network, course = train_perturbed(
-        config, data, learned.generator, seed, context, cost, "perturbed"
-    )
+    trained_on = (data.train, noisy, learned.generator, seed, context, cost)
+    network, course = train_perturbed(config, *trained_on, "perturbed", test=test)
     unrounded = network
     if config.noise == "once":
-        unrounded, _ = train_on(
-            config,
-            data.train,
-            seed,
-            context,
-            cost,
-            "unrounded noise",
-            transform=float_noise(learned.generator, checksum=noisy.checksum),
-            like=noisy,
+        unrounded, _ = train_perturbed(
+            replace(config, noise="anew"), *trained_on, "unrounded noise"
         )
     train_noise, test_noise = (
         noise_images(learned.generator, images) for images in (data.train, data.test)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import check_label_map
+from poisonkit.attacks.generated_noise import craft
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
@@ -76,7 +77,18 @@ def map_trial(
         network, _ = train_on(config, data.train, seed, context, cost, kind, test=data.test)
     else:
         learned = learned_generator(config, data, unit["generator"], context, cost)
-        network, _ = train_perturbed(config, data, learned.generator, seed, context, cost, kind)
+        noisy, _ = craft(data.train, learned.generator).apply(data.train)
+        network, _ = train_perturbed(
+            config,
+            data.train,
+            noisy,
+            learned.generator,
+            seed,
+            context,
+            cost,
+            kind,
+            test=data.test,
+        )
     counts = confusion(network, data.test)
     numbers = {
         **unit,

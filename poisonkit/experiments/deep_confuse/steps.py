@@ -239,25 +239,33 @@ def train_on(
 
 def train_perturbed(
     config: ConfuseConfig,
-    data: Data,
+    images: ImageSet,
+    noisy: ImageSet,
     generator: NoiseGenerator,
     seed: int,
     context: Context,
     cost: Cost,
     label: str,
+    *,
+    test: ImageSet | None = None,
 ) -> tuple[Classifier, Json]:
-    """Train the attacked network on the training images with their noise, all of them."""
-    noisy, _ = craft(data.train, generator).apply(data.train)
+    """Train the attacked network on images with noise, see :func:`train_on`.
+
+    Parameters
+    ----------
+    images, noisy : without the noise, and all of them with it.
+    generator : which made it.
+    """
     if config.noise == "once":
-        return train_on(config, noisy, seed, context, cost, label, test=data.test)
+        return train_on(config, noisy, seed, context, cost, label, test=test)
     return train_on(
         config,
-        data.train,
+        images,
         seed,
         context,
         cost,
         label,
-        test=data.test,
+        test=test,
         transform=float_noise(generator, checksum=noisy.checksum),
         like=noisy,
     )

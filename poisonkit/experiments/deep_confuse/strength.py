@@ -74,7 +74,15 @@ def epsilon_trial(
         learned = learned_generator(config, data, unit["generator"], context, cost)
         images, _ = craft(data.train, learned.generator).apply(data.train)
         network, course = train_perturbed(
-            config, data, learned.generator, seed, context, cost, label
+            config,
+            data.train,
+            images,
+            learned.generator,
+            seed,
+            context,
+            cost,
+            label,
+            test=data.test,
         )
     else:
         network, course = train_on(config, images, seed, context, cost, label, test=data.test)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import unknown
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
@@ -27,7 +28,7 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "last trial, not selected": {"selection": "last"},
     "trajectory stored (Algorithm 1)": {"procedure.algorithm": "stored"},
     "no batch normalisation": {"model": "two_layer_cnn"},
-    "nor in the generator": {"model": "two_layer_cnn", "generator": "plain_autoencoder"},
+    "no batch normalisation at all": {"model": "two_layer_cnn", "generator": "plain_autoencoder"},
     "released network": {"model": "released_two_layer_cnn"},
     "released generator": {"generator": "released_mnist"},
     "released": {
@@ -85,7 +86,18 @@ def switch_trial(
     learned = learned_generator(config, data, unit["generator"], context, cost)
     seed = unit["seed"]
     clean, _ = train_on(config, data.train, seed, context, cost, "clean", test=data.test)
-    network, _ = train_perturbed(config, data, learned.generator, seed, context, cost, "perturbed")
+    noisy, _ = craft(data.train, learned.generator).apply(data.train)
+    network, _ = train_perturbed(
+        config,
+        data.train,
+        noisy,
+        learned.generator,
+        seed,
+        context,
+        cost,
+        "perturbed",
+        test=data.test,
+    )
     numbers: Json = {
         **unit,
         "checks": learned.course["checks"],
@@ -132,7 +144,7 @@ SWITCHING = Experiment(
             "switches": tuple(
                 name
                 for name in SWITCHES
-                if "Algorithm 1" not in name and name != "nor in the generator"
+                if "Algorithm 1" not in name and name != "no batch normalisation at all"
             ),
         },
     ),

@@ -121,8 +121,8 @@ def transfer_trial(
     learned = learned_generator(config, data, unit["generator"], context, cost)
     name, seed, test = unit["classifier"], unit["seed"], data.test
     numbers: Json = {**unit, "data_checksum": data.train.checksum}
+    noisy, _ = craft(data.train, learned.generator).apply(data.train)
     if name in CLASSICAL:
-        noisy, _ = craft(data.train, learned.generator).apply(data.train)
         for kind, images in (("clean", data.train), ("perturbed", noisy)):
             fitted = _classical(config, name, seed).fit(_pixels(images), images.y.cpu().numpy())
             right = fitted.predict(_pixels(test)) == test.y.cpu().numpy()
@@ -131,7 +131,15 @@ def transfer_trial(
     attacked = _attacked(config, unit)
     clean, _ = train_on(attacked, data.train, seed, context, cost, f"{name}, clean", test=test)
     perturbed, _ = train_perturbed(
-        attacked, data, learned.generator, seed, context, cost, f"{name}, perturbed"
+        attacked,
+        data.train,
+        noisy,
+        learned.generator,
+        seed,
+        context,
+        cost,
+        f"{name}, perturbed",
+        test=test,
     )
     numbers |= {"clean": evaluate(clean, test), "perturbed": evaluate(perturbed, test)}
     return {**numbers, "cost": cost.as_json()}, {}

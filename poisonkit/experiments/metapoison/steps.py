@@ -180,18 +180,6 @@ def train_victim(
     )
 
 
-def not_rounded(config: MetaConfig, poisons: Poisons, images: ImageSet) -> Transform | None:
-    """Return what a victim's batches go through: nothing, unless poisons are not rounded.
-
-    Parameters
-    ----------
-    images : the training images with the rounded poisons.
-    """
-    if config.rounded:
-        return None
-    return unrounded(poisons.last.images, poisons.images, images.checksum)
-
-
 def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
     """Return a transform that puts poisons as they were before rounding in place of the rounded.
 

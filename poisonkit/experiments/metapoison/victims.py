@@ -8,9 +8,9 @@ from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import MetaConfig
 from poisonkit.experiments.metapoison.steps import (
     crafted,
-    not_rounded,
     target_logits,
     train_victim,
+    unrounded,
 )
 from poisonkit.experiments.networks import Context
 from poisonkit.models import Classifier
@@ -46,15 +46,11 @@ def attack(
     data, pair, cost = begin(config, unit["pair"], context)
     poisons = crafted(attacker or config, data, pair, context, cost)
     images, _ = poisons.last.apply(data.train, targets=pair.targets.x)
+    transform = None
+    if not config.rounded:
+        transform = unrounded(poisons.last.images, poisons.images, images.checksum)
     network, course = train_victim(
-        config,
-        data,
-        images,
-        pair,
-        unit["victim"],
-        context,
-        cost,
-        transform=not_rounded(config, poisons, images),
+        config, data, images, pair, unit["victim"], context, cost, transform=transform
     )
     found = outcome(pair, network, course, data)
     if beside_clean:
