@@ -1,6 +1,7 @@
 """CUDA graphs: a step of many small kernels, recorded once and then launched as one."""
 
 import gc
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,9 @@ class Recorded:
         here, aside = torch.cuda.current_stream(), self._aside or torch.cuda.Stream()
         self._aside = aside
         aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        with torch.cuda.stream(aside), warnings.catch_warnings():
+            # Of an optimiser made to be recorded that runs without: it is about to be.
+            warnings.filterwarnings("ignore", message=".*capturable=True.*")
             results = self._work(*inputs)
         here.wait_stream(aside)
         for result in results:

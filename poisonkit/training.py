@@ -23,6 +23,7 @@ from poisonkit.checkpoint import restore, save
 from poisonkit.devices import has_bfloat16, reproducible, seed_device
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
+from poisonkit.graphs import Recorded
 from poisonkit.images import ImageSet
 from poisonkit.options import written
 
@@ -205,12 +206,24 @@ def fit(
     if len(images) < 2:
         raise PoisonkitError(f"training needs at least two images, not {len(images)}")
     model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, recipe)
+    optimizer = _optimizer(model, recipe, device)
     sampler = Sampler(images, recipe, seed=seed)
     about = {"seed": seed, "images": images.checksum, "statistics": statistics}
     run = json.dumps({**about, **written(recipe)})
     history = [Epoch(**done) for done in restore(checkpoint, model, optimizer, run)]
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(device))
+
+    def one_step(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Take a step on a batch and return the sum of its losses and how many were right."""
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach() * len(y), (logits.detach().argmax(1) == y).sum()
+
+    take_step = Recorded(one_step)
     total = recipe.epochs * sampler.steps
     bar = tqdm(
         total=total,
@@ -229,18 +242,11 @@ def fit(
             correct = torch.zeros((), device=device)
             for step, (x, y) in enumerate(sampler.epoch(number)):
                 done = number * sampler.steps + step
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate_at(done / total)
+                _set_rate(optimizer, recipe.rate_at(done / total))
                 if transform:
                     x = transform(model, x, y)
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
-                    logits = model(x)
-                loss = F.cross_entropy(logits.float(), y)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses[step] = loss.detach() * len(y)
-                correct += (logits.detach().argmax(1) == y).sum()
+                losses[step], right = take_step(x, y)
+                correct += right
                 if step % 50 == 49 or step == sampler.steps - 1:
                     _check_finite(losses[: step + 1], number * sampler.steps, recipe)
                 bar.update()
@@ -259,6 +265,8 @@ def fit(
                 save(checkpoint, model, optimizer, [asdict(done) for done in history], run)
             if on_epoch:
                 on_epoch(number, result)
+    # What a recorded step holds of a GPU goes with the last of its tensors.
+    optimizer.zero_grad(set_to_none=True)
     model.eval()
     return history
 
@@ -268,15 +276,27 @@ def mixed(seed: int, number: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 1) % 2**63
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    # A recorded step reads the rate where it was when it was recorded.
+    recorded = device.type == "cuda"
+    rate = torch.tensor(recipe.learning_rate, device=device) if recorded else recipe.learning_rate
+    fused = True if recorded else None
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+        return torch.optim.Adam(groups, lr=rate, fused=fused, capturable=recorded)
+    return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=fused)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _check_finite(losses: Tensor, first_step: int, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from poisonkit import graphs, training
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
@@ -265,3 +266,40 @@ def test_training_on_a_gpu_is_repeatable_and_learns_digits(tmp_path):
         found.append(weights(model))
     assert same(*found)
     assert evaluate(model, test) > 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_on_a_gpu_a_training_by_replays_is_the_one_step_by_step(
+    optimizer, precision, make_images, monkeypatch
+):
+    """Dropout, normalisation's averages, a rate that falls, and batches of two sizes included."""
+    images = make_images(150, size=(16, 16)).to("cuda")
+    recipe = replace(
+        SHORT,
+        optimizer=optimizer,
+        learning_rate=0.01,
+        batch_size=20,
+        epochs=4,
+        precision=precision,
+        schedule="steps",
+        milestones=(0.5,),
+    )
+
+    def trained():
+        model = create("resnet18", like=images, seed=0, width=4, dropout=0.2)
+        history = fit(model, images, recipe, seed=1)
+        return weights(model), [epoch.loss for epoch in history]
+
+    replayed = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(
+        torch.cuda.CUDAGraph, "replay", lambda graph: (replayed.append(graph), replay(graph))
+    )
+    found, losses = trained()
+    assert len(replayed) == 4 * 8 - 2 * graphs.WARM_UP
+    monkeypatch.setattr(training, "Recorded", lambda work: work)
+    expected, in_steps = trained()
+    assert same(found, expected)
+    assert losses == in_steps

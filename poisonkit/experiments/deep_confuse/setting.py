@@ -92,7 +92,7 @@ class ConfuseConfig:
     )
     noise: Literal["once", "anew"] = added("once")
     selection: Selection = "validation"
-    select_every: int = 10
+    select_every: int = 25
     select_epochs: int = 5
     scored_by: Literal["victim", "surrogate"] = added("victim")
     trained_share: float = added(1.0)
