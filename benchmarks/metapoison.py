@@ -363,6 +363,7 @@ def main() -> None:
     parser.add_argument("--unroll", type=int, default=2, help="K")
     parser.add_argument("--surrogates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-memory", action="store_true", help="leave the memory out")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = choose_device(args.device)
@@ -371,7 +372,8 @@ def main() -> None:
         peak(setting, args.peak, args.unroll)
         return
     print(f"{args.model}, {args.batch} images a batch, {device}, {torch.get_num_threads()} threads")
-    memory(args)
+    if not args.no_memory:
+        memory(args)
     with repeatable_kernels():
         epoch_and_parts(setting, args.rounds)
         formulas(setting, args.rounds)

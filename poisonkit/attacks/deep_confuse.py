@@ -103,15 +103,13 @@ class Learner:
         self.frozen = _copy_of(generator)
         self.theta: Parameters = {n: p.detach().clone() for n, p in surrogate.named_parameters()}
         device = next(generator.parameters()).device
-        recorded = device.type == "cuda"
         chosen = procedure.label_map
         self._label_map = None if chosen is None else torch.tensor(chosen, device=device)
         self.optimizer = torch.optim.Adam(
             generator.parameters(),
             lr=procedure.generator_rate,
             amsgrad=procedure.amsgrad,
-            fused=True if recorded else None,
-            capturable=recorded,
+            capturable=device.type == "cuda",
         )
         # Bound methods would keep the learner, and what its recordings hold of a GPU, after its
         # last user is gone.
