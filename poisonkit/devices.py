@@ -29,20 +29,30 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def repeatable_kernels() -> Iterator[None]:
-    """Let cuDNN choose kernels that repeat to the last bit, in full float32 where that is asked."""
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        yield
+def repeatable_kernels(*, tf32: bool = False) -> Iterator[None]:
+    """Let cuDNN choose kernels that repeat to the last bit.
+
+    What is asked for in float32 is computed in full float32, or, with ``tf32``, from factors
+    of 10 bits where a GPU has units for it. CPUs compute in full float32 in any case.
+    """
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = tf32
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
+        ):
+            yield
+    finally:
+        products.allow_tf32 = before
 
 
 @contextmanager
-def reproducible(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state alone, and make cuDNN choose deterministic kernels."""
+def reproducible(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
+    """Leave the caller's random state alone, and let :func:`repeatable_kernels` compute."""
     # Seeding touches every CUDA device, not only the one in use.
     devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with torch.random.fork_rng(devices=devices), repeatable_kernels():
+    with torch.random.fork_rng(devices=devices), repeatable_kernels(tf32=tf32):
         yield
 
 
