@@ -16,7 +16,7 @@ The networks are the paper's for MNIST, the images random. Measured are, on one 
 * a trial beside a plain implementation: a new module for each batch's pseudo-update, its
   outer loss differentiated by every parameter there is, batches from a ``DataLoader``;
 * on CUDA, a trial of steps recorded as graphs beside one without, and how far apart the
-  two generators are after the same steps.
+  two generators are after the same steps; and beside one recorded in TF32.
 
 What is compared alternates in one run; printed are medians.
 """
@@ -413,6 +413,13 @@ def replay_beside_eager(setting: Setting) -> None:
         return lambda: learner.trial(fresh, setting.images, seed=0, number=0)
 
     ways = {name: trial(learner) for name, learner in learners.items()}
+    rounded = trial(setting.learner())
+
+    def in_tf32() -> None:
+        with repeatable_kernels(tf32=True):
+            rounded()
+
+    ways["graph, TF32"] = in_tf32
     # The first round, which is not counted, warms up and records; both take as many steps.
     medians = measure(ways, rounds=setting.rounds, device=setting.device)
     for name, spent in medians.items():
@@ -423,6 +430,8 @@ def replay_beside_eager(setting: Setting) -> None:
     total = setting.steps * (setting.rounds + 1)
     print(f"noise apart                   {noise:10.1e} of epsilon, after {total} steps")
     print(f"kernels apart                 {kernels:10.1e}")
+    faster = medians["graph"] / medians["graph, TF32"]
+    print(f"TF32                          {faster:10.2f} times faster")
 
 
 def main() -> None:

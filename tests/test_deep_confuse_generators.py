@@ -215,6 +215,7 @@ def test_whatever_changes_the_learning_is_another_generator_and_nothing_else_is(
         {"scored_by": "surrogate"},
         {"validation": 0.0},
         {"procedure.crops": "random"},
+        {"procedure.precision": "tf32"},
     )
     for number, options in enumerate(settings, start=1):
         select(DeepConfuseLaboratory(store), "last", **{"procedure.trials": 1, **options})

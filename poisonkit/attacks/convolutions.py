@@ -3,8 +3,10 @@
 torch's second derivative of a convolution always computes a gradient by the weights that
 convolves one gradient with another, kernels as large as the images, whether or not it is asked
 for. Here only what is asked for is computed, each part by a convolution of the layer's own size.
-What that saves on a GPU has not been measured; `benchmarks/metapoison.py` and
-`benchmarks/deep_confuse.py` compare the two.
+On an H200, where small networks wait for one kernel after another to be launched, a
+meta-gradient takes 1.2 to 1.4 times as long with these (`benchmarks/deep_confuse.py`,
+`benchmarks/metapoison.py`): they are more kernels. What they save where the kernels are
+recorded, or large, has not been measured.
 """
 
 import torch

@@ -136,8 +136,8 @@ class Learner:
         for epoch in range(number * epochs, (number + 1) * epochs):
             for step, (x, y) in enumerate(sampler.epoch(epoch)):
                 if x.device.type == "cuda" and x.shape[1] == 1:
-                    # One channel lies in memory the same way in both layouts; marked as
-                    # channels-last it costs a step a fifth of its time (benchmarks).
+                    # One channel lies in memory the same way in both layouts. Marked as
+                    # channels-last it gets other kernels: 4.9 instead of 3.9 ms a step (H200).
                     x = x.flatten(1).view(x.shape)
                 if self.procedure.crops == "random":
                     x = random_resized_crops(x, seed=mixed(mixed(seed, epoch), step))
