@@ -22,7 +22,7 @@ OWN: dict[str, Options] = {
     "mnist": {},
     "cifar10": {},
     "imagenet2": {"image_size": 16},
-    "trials": {},
+    "network": {},
     "epsilon": {"epsilons": (0.0, 0.3)},
     "share": {"shares": (0.0, 0.5, 1.0)},
     "transfer": {"classifiers": ("original", "half", "random forest", "support vector machine")},

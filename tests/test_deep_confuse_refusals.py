@@ -14,7 +14,7 @@ def nothing_learned(no_training, monkeypatch) -> None:
 
 
 #: Each has a way of its own to go through its trials before the first training.
-KINDS = ("mnist", "epsilon", "share", "transfer", "label_map", "defences", "switches", "trials")
+KINDS = ("mnist", "epsilon", "share", "transfer", "label_map", "defences", "switches", "network")
 REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist", "transfer"), {"epsilon": 0.0}, r"epsilon must lie in \(0, 1\].*not 0\.0"),
     (("mnist", "label_map"), {"epsilon": -0.1}, r"epsilon must lie in \(0, 1\].*not -0\.1"),
@@ -49,7 +49,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist",), {"trained_share": 0.0}, r"trained_share must lie in \(0, 1\], not 0.0"),
     (("share", "defences"), {"noise": "anew"}, "noise must be 'once' here, not 'anew'"),
     (("mnist", "label_map"), {"procedure.crops": "centre"}, "one of none, random"),
-    (("mnist", "trials"), {"procedure.precision": "half"}, "one of float32, tf32"),
+    (("mnist", "network"), {"procedure.precision": "half"}, "one of float32, tf32"),
     (("transfer",), {"trees": 0}, "at least one tree .* not 0 and"),
     (("transfer",), {"penalty": 0.0}, "a positive penalty, not .* and 0.0"),
     (("transfer",), {"classifiers": ("half", "half")}, "classifiers names something twice"),

@@ -1,6 +1,6 @@
 """Learning to Confuse (Feng, Cai and Zhou, 2019): the experiments."""
 
-from poisonkit.experiments.deep_confuse.attack import CIFAR10, IMAGENET2, MNIST, TRIALS
+from poisonkit.experiments.deep_confuse.attack import CIFAR10, IMAGENET2, MNIST, NETWORK
 from poisonkit.experiments.deep_confuse.defences import DEFENCE
 from poisonkit.experiments.deep_confuse.label_map import LABEL_MAP
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
@@ -16,7 +16,7 @@ ALL = (
     MNIST,
     CIFAR10,
     IMAGENET2,
-    TRIALS,
+    NETWORK,
     EPSILON,
     SHARE,
     TRANSFER,
