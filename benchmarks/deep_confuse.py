@@ -413,11 +413,11 @@ def replay_beside_eager(setting: Setting) -> None:
         return lambda: learner.trial(fresh, setting.images, seed=0, number=0)
 
     ways = {name: trial(learner) for name, learner in learners.items()}
-    rounded = trial(setting.learner())
+    shorter = trial(setting.learner())
 
     def in_tf32() -> None:
         with repeatable_kernels(tf32=True):
-            rounded()
+            shorter()
 
     ways["graph, TF32"] = in_tf32
     # The first round, which is not counted, warms up and records; both take as many steps.

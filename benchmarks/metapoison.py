@@ -312,7 +312,7 @@ def several(setting: Setting, rounds: int) -> None:
     each = [dict(setting.network(seed).named_parameters()) for seed in range(count)]
     each = [{name: value.detach() for name, value in theta.items()} for theta in each]
     stacked = {name: torch.stack([theta[name] for theta in each]) for name in each[0]}
-    # In vmap torch cannot normalise images in the other layout on CUDA.
+    # On CUDA, torch's vmap refuses to normalise what lies in memory channels-last.
     batches = [(x.contiguous(), y) for x, y in setting.batches(steps + 1)]
     later = batches[1:]
     y = batches[0][1]

@@ -6,10 +6,9 @@ The limit is the number of floating-point operations of a training step, counted
 torch, over the rate of the fastest matrix product that the same run measures: the
 best of several sizes of ``torch.matmul`` and of a wide 1x1 convolution, which on some
 CPUs is served by a faster library. Everything that ``fit`` does is in the measured
-time: order, crops, flips, optimiser, statistics. Rounds alternate between the two, so
-that a drift of the machine's speed touches both; medians are printed. On CUDA ``fit``
-records its steps, anew in every round; beside it stands one that launches them kernel by
-kernel.
+time: order, crops, flips, optimiser, statistics. On CUDA ``fit`` records its steps, anew in
+every round; beside it stands one that launches them kernel by kernel. Rounds alternate
+between all of these, so that a drift of the machine's speed touches each; medians are printed.
 """
 
 import argparse

@@ -36,15 +36,15 @@ def repeatable_kernels(*, tf32: bool = False) -> Iterator[None]:
     of 10 bits where a GPU has units for it. CPUs compute in full float32 in any case.
     """
     products = torch.backends.cuda.matmul
-    before = products.allow_tf32
-    products.allow_tf32 = tf32
+    before = products.fp32_precision
+    products.fp32_precision = "tf32" if tf32 else "ieee"
     try:
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
         ):
             yield
     finally:
-        products.allow_tf32 = before
+        products.fp32_precision = before
 
 
 @contextmanager

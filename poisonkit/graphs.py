@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,8 +32,6 @@ class Recorded:
         self._work = work
         self._runs: Counter[object] = Counter()
         self._graphs: dict[object, _Graph] = {}
-        # One for all: each stream has a workspace of its own in cuBLAS.
-        self._aside: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the step once and return what it returns, in tensors of the caller's own."""
@@ -48,13 +47,12 @@ class Recorded:
             self._runs[shapes] += 1
             return self._run_aside(inputs)
         if shapes not in self._graphs:
-            self._graphs[shapes] = _Graph(self._work, inputs, self._aside)
+            self._graphs[shapes] = _Graph(self._work, inputs, _aside(inputs[0].device))
         return self._graphs[shapes].replay(inputs)
 
     def _run_aside(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run on another stream, as CUDA asks of what is recorded later."""
-        here, aside = torch.cuda.current_stream(), self._aside or torch.cuda.Stream()
-        self._aside = aside
+        here, aside = torch.cuda.current_stream(), _aside(inputs[0].device)
         aside.wait_stream(here)
         with torch.cuda.stream(aside), warnings.catch_warnings():
             # Of an optimiser made to be recorded that runs without: it is about to be.
@@ -64,6 +62,15 @@ class Recorded:
         for result in results:
             result.record_stream(here)
         return results
+
+
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream for what is or will be recorded on a device.
+
+    One for all: each stream has a workspace of its own in cuBLAS.
+    """
+    return torch.cuda.Stream(device)
 
 
 @contextmanager
@@ -84,7 +91,7 @@ class _Graph:
         self,
         work: Callable[..., tuple[Tensor, ...]],
         inputs: tuple[Tensor, ...],
-        stream: torch.cuda.Stream | None,
+        stream: torch.cuda.Stream,
     ) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()

@@ -177,7 +177,9 @@ def fit(
 
     Parameters
     ----------
-    model : on the same device as ``images``; takes images in [0, 1].
+    model : on the same device as ``images``; takes images in [0, 1]. On CUDA its forward pass
+        is recorded (:class:`~poisonkit.graphs.Recorded`): nothing in it may depend on a
+        tensor's values in Python, and what Python does there beside is done a few times only.
     seed : of order, augmentation and dropout (the initial weights are the model's own).
     transform : makes other images of each batch, from the model as it is, the images in
         [0, 1] and their labels; after crops and flips.
@@ -285,7 +287,7 @@ def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.
     # A recorded step reads the rate where it was when it was recorded.
     recorded = device.type == "cuda"
     rate = torch.tensor(recipe.learning_rate, device=device) if recorded else recipe.learning_rate
-    fused = True if recorded else None
+    fused = recorded or None
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=rate, fused=fused, capturable=recorded)
     return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=fused)

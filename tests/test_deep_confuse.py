@@ -315,13 +315,13 @@ def test_generator_and_surrogate_see_the_same_random_part_of_each_image(make_ima
 def test_a_learning_asks_for_full_float32_or_tf32_and_a_cpu_has_one_of_them(make_images):
     images = make_images(20, size=(16, 16), classes=2)
     learned, asked = {}, {}
-    before = _tf32_is_allowed()
+    before = _precisions()
     for precision in ("float32", "tf32"):
         generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
         procedure = Procedure(trials=1, batch_size=10, precision=precision)
 
         def scored(generator, precision=precision):
-            asked[precision] = _tf32_is_allowed()
+            asked[precision] = _precisions()
             return {"test": 0.0}
 
         fit_generator(
@@ -334,15 +334,15 @@ def test_a_learning_asks_for_full_float32_or_tf32_and_a_cpu_has_one_of_them(make
             score=scored,
         )
         learned[precision] = generator.state_dict()
-        assert _tf32_is_allowed() == before
-    assert asked == {"float32": (False, False), "tf32": (True, True)}
+        assert _precisions() == before
+    assert asked == {"float32": ("ieee", False), "tf32": ("tf32", True)}
     pairs = zip(learned["float32"].values(), learned["tf32"].values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def _tf32_is_allowed() -> tuple[bool, bool]:
-    """In matrix products and in convolutions."""
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+def _precisions() -> tuple[str, bool]:
+    """What matrix products are computed in, and whether convolutions may be in TF32."""
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.gpu
@@ -351,13 +351,13 @@ def test_on_a_gpu_a_learning_in_tf32_goes_nearly_the_way_of_one_in_float32(make_
         pytest.skip("this GPU has no TF32")
     images = make_images(200, size=(28, 28), channels=1, classes=2).to("cuda")
     losses = []
+
+    def surrogate(seed: int) -> nn.Module:
+        return create("two_layer_cnn_bn", like=images, seed=seed)
+
     for precision in ("float32", "tf32"):
         generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3)
         procedure = Procedure(trials=1, precision=precision)
-
-        def surrogate(seed: int) -> nn.Module:
-            return create("two_layer_cnn_bn", like=images, seed=seed)
-
         found = fit_generator(generator, images, procedure, surrogate=surrogate, seed=0)
         losses.append(found.history[0].loss)
     assert losses[0] != losses[1]

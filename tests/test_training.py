@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit import graphs, training
+from poisonkit.checkpoint import restore, save
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
@@ -22,7 +23,7 @@ def small_net(images: ImageSet, *, seed: int = 0, dropout: float = 0.5) -> nn.Mo
     """A network with all that has a state of its own: normalisation and dropout."""
     torch.manual_seed(seed)
     height, width = images.image_size
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(images.channels, 6, 3, padding=1),
         nn.BatchNorm2d(6),
         nn.ReLU(inplace=True),
@@ -30,6 +31,7 @@ def small_net(images: ImageSet, *, seed: int = 0, dropout: float = 0.5) -> nn.Mo
         nn.Flatten(),
         nn.Linear(6 * height * width, images.classes),
     )
+    return network.to(images.device)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -101,13 +103,15 @@ class Killed(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_run_broken_off_after_an_epoch_ends_where_the_unbroken_one_does(
-    optimizer, every, make_images, tmp_path
+    device, optimizer, every, make_images, tmp_path
 ):
-    images = make_images(50)
-    recipe = replace(SHORT, optimizer=optimizer, schedule="cosine")
+    # Two batch sizes; on a GPU most steps of both are replays.
+    images = make_images(150).to(device)
+    recipe = replace(SHORT, optimizer=optimizer, schedule="cosine", precision="float32")
     unbroken = small_net(images)
     history = fit(unbroken, images, recipe, seed=2)
 
@@ -127,6 +131,27 @@ def test_a_run_broken_off_after_an_epoch_ends_where_the_unbroken_one_does(
     assert seen == ([3] if every == 1 else [2, 3])
     assert results(found) == results(history)
     assert same(weights(resumed), weights(unbroken))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_what_an_optimiser_remembers_comes_back_in_the_layout_of_the_weights(kind, tmp_path):
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+        return model, kind(model.parameters(), lr=0.1, **options)
+
+    model, optimizer = made()
+    model(torch.ones(1, 3, 4, 4)).square().sum().backward()
+    optimizer.step()
+    save(tmp_path / "state.safetensors", model, optimizer, [], "run")
+    again, restored = made()
+    assert restore(tmp_path / "state.safetensors", again, restored, "run") == []
+    before, after = (one.state[net.weight] for one, net in ((optimizer, model), (restored, again)))
+    assert before.keys() == after.keys() != set()
+    for name, value in before.items():
+        assert torch.equal(after[name], value)
+        assert after[name].stride() == value.stride()
+    assert again.weight.stride() != torch.empty(5, 3, 3, 3).stride()
 
 
 class Breaks(nn.Module):

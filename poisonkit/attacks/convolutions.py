@@ -3,10 +3,9 @@
 torch's second derivative of a convolution always computes a gradient by the weights that
 convolves one gradient with another, kernels as large as the images, whether or not it is asked
 for. Here only what is asked for is computed, each part by a convolution of the layer's own size.
-On an H200, where small networks wait for one kernel after another to be launched, a
-meta-gradient takes 1.2 to 1.4 times as long with these (`benchmarks/deep_confuse.py`,
-`benchmarks/metapoison.py`): they are more kernels. What they save where the kernels are
-recorded, or large, has not been measured.
+On an H200 a meta-gradient of small networks, launched kernel by kernel, takes 1.0 to 1.4 times
+as long with these (`benchmarks/deep_confuse.py`, `benchmarks/metapoison.py`; one round each).
+What they save where the kernels are recorded, or large, has not been measured.
 """
 
 import torch

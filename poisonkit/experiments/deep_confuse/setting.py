@@ -48,7 +48,8 @@ class ConfuseConfig:
     selection : of the generators after ``select_every``, 2 ``select_every`` ... trials,
         take the one whose noise leaves the lowest accuracy on held-out training images
         (``validation``), on the test images (``test``, as the released code does), or
-        the ``last``. For a label-specific attack it is the highest hit rate.
+        the ``last``. For a label-specific attack it is the highest hit rate. At the paper's 500
+        trials that is one of 20: scoring all would take longer than learning.
     select_epochs : epochs for which the networks are trained that a generator is scored by.
     scored_by : networks that are trained as the attacked ones will be (``victim``), in eval
         mode; or, as in the released code, as the surrogates are, for as many epochs as a trial
