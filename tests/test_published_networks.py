@@ -236,6 +236,9 @@ def normalised_after(network: nn.Module) -> list[int]:
     [
         ("two_layer_cnn", [0, 0, 0, 0]),
         ("two_layer_cnn_bn", [20, 50, 500, 0]),
+        ("two_layer_cnn_bn_5x5", [20, 50, 500, 0]),
+        ("two_layer_cnn_bn_average", [20, 50, 500, 0]),
+        ("two_layer_cnn_bn_logits", [20, 50, 500, 10]),
         ("released_two_layer_cnn", [20, 50, 500, 10]),
     ],
 )
@@ -265,11 +268,34 @@ def test_the_released_two_layer_network_is_the_codes(mnist_like):
     assert nn.MaxPool2d not in kinds
 
 
+def test_three_changes_make_the_released_network_of_the_texts(mnist_like):
+    """Each of them by itself changes one of: kernels, pooling, what is normalised."""
+
+    def form(name: str) -> tuple[object, ...]:
+        modules = [*create(name, like=mnist_like, seed=0).modules()]
+        first = next(module for module in modules if isinstance(module, nn.Conv2d))
+        pooling = {type(module) for module in modules} & {nn.MaxPool2d, nn.AvgPool2d}
+        return (first.kernel_size, first.padding), pooling, isinstance(modules[-1], nn.BatchNorm1d)
+
+    before, after = form("two_layer_cnn_bn"), form("released_two_layer_cnn")
+    assert before == (((3, 3), (1, 1)), {nn.MaxPool2d}, False)
+    assert after == (((5, 5), (0, 0)), {nn.AvgPool2d}, True)
+    for place, name in enumerate(("5x5", "average", "logits")):
+        expected = [*before]
+        expected[place] = after[place]
+        assert form(f"two_layer_cnn_bn_{name}") == tuple(expected)
+
+
 @pytest.mark.parametrize(
     ("name", "standardised"),
-    [("two_layer_cnn", False), ("two_layer_cnn_bn", False), ("released_two_layer_cnn", True)],
+    [
+        ("two_layer_cnn", False),
+        ("two_layer_cnn_bn", False),
+        ("two_layer_cnn_bn_logits", True),
+        ("released_two_layer_cnn", True),
+    ],
 )
-def test_only_the_released_networks_logits_have_mean_0_and_deviation_1(
+def test_only_logits_that_are_normalised_have_mean_0_and_deviation_1(
     name, standardised, mnist_like
 ):
     logits = create(name, like=mnist_like, seed=0).train()(mnist_like.x / 255)

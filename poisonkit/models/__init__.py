@@ -49,8 +49,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **{name: _any_size(SmallImageVGG, configuration=name) for name in CONFIGURATIONS},
     **PUBLISHED,
     "two_layer_cnn": TwoLayerConvNet,
-    "two_layer_cnn_bn": partial(TwoLayerConvNet, normalised=True),
-    "released_two_layer_cnn": partial(TwoLayerConvNet, released=True),
+    "two_layer_cnn_bn": partial(TwoLayerConvNet, normalised="inner"),
+    "two_layer_cnn_bn_5x5": partial(TwoLayerConvNet, normalised="inner", kernel_size=5),
+    "two_layer_cnn_bn_average": partial(TwoLayerConvNet, normalised="inner", pooling="average"),
+    "two_layer_cnn_bn_logits": partial(TwoLayerConvNet, normalised="all"),
+    "released_two_layer_cnn": partial(
+        TwoLayerConvNet, normalised="all", kernel_size=5, pooling="average"
+    ),
     "five_layer_cnn": _any_size(FiveLayerConvNet),
     "five_layer_cnn_bn": _any_size(FiveLayerConvNet, normalised=True),
     **{

@@ -1,9 +1,14 @@
 """The classifiers of the Deep Confuse experiments: the paper's, and the released code's."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from poisonkit.models.vgg import SmallImageVGG
+
+#: Which layers are normalised over the batch: all, all but the last, none.
+Normalised = Literal["all", "inner", "none"]
 
 
 class TwoLayerConvNet(nn.Module):
@@ -11,9 +16,8 @@ class TwoLayerConvNet(nn.Module):
 
     The paper does not mention pooling here; each convolution is followed by 2x2
     max-pooling, as its other classifier's are. Nor does it mention batch normalisation,
-    which its code has everywhere: ``normalised`` adds it to all layers but the last.
-    ``released`` is the code's form: 5x5 convolutions without padding, average pooling,
-    and batch normalisation of the logits too.
+    which its code has everywhere. The code's form has 5x5 convolutions without padding,
+    average pooling, and normalises the logits, too.
 
     The parts are named ``convolutions``, ``hidden`` (the last hidden layer, after
     ReLU) and ``linear``.
@@ -22,6 +26,9 @@ class TwoLayerConvNet(nn.Module):
     ----------
     width : channels of the first convolution; all others keep their ratio to it (10 is
         the paper's small network, 40 its large one).
+    normalised : which layers are: none, all but the last (``inner``), all.
+    kernel_size : 3, padded with zeros, or 5, without.
+    pooling : of each 2x2 values the ``max`` or the ``average``.
     """
 
     def __init__(
@@ -31,33 +38,31 @@ class TwoLayerConvNet(nn.Module):
         channels: int = 1,
         image_size: tuple[int, int] = (28, 28),
         width: int = 20,
-        normalised: bool = False,
-        released: bool = False,
+        normalised: Normalised = "none",
+        kernel_size: Literal[3, 5] = 3,
+        pooling: Literal["max", "average"] = "max",
     ) -> None:
         super().__init__()
         wide, units = width * 5 // 2, width * 25
-        self.convolutions = nn.Sequential(
-            *self._stage(channels, width, normalised, released),
-            *self._stage(width, wide, normalised, released),
-        )
+        inner = normalised != "none"
+
+        def stage(channels_in: int, channels: int) -> list[nn.Module]:
+            padding = 1 if kernel_size == 3 else 0
+            return [
+                nn.Conv2d(channels_in, channels, kernel_size, padding=padding),
+                *([nn.BatchNorm2d(channels)] if inner else []),
+                nn.ReLU(inplace=True),
+                nn.AvgPool2d(2) if pooling == "average" else nn.MaxPool2d(2),
+            ]
+
+        self.convolutions = nn.Sequential(*stage(channels, width), *stage(width, wide))
         with torch.no_grad():
             seen = self.convolutions.eval()(torch.zeros(1, channels, *image_size))
         self.convolutions.train()
-        norm = [nn.BatchNorm1d(units)] if normalised or released else []
+        norm = [nn.BatchNorm1d(units)] if inner else []
         self.hidden = nn.Sequential(nn.Linear(seen.numel(), units), *norm, nn.ReLU(inplace=True))
-        last = [nn.BatchNorm1d(classes)] if released else []
+        last = [nn.BatchNorm1d(classes)] if normalised == "all" else []
         self.linear = nn.Sequential(nn.Linear(units, classes), *last)
-
-    @staticmethod
-    def _stage(
-        channels_in: int, channels: int, normalised: bool, released: bool
-    ) -> list[nn.Module]:
-        norm = [nn.BatchNorm2d(channels)] if normalised or released else []
-        if released:
-            convolution, pool = nn.Conv2d(channels_in, channels, 5), nn.AvgPool2d(2)
-            return [convolution, *norm, nn.ReLU(inplace=True), pool]
-        convolution = nn.Conv2d(channels_in, channels, 3, padding=1)
-        return [convolution, *norm, nn.ReLU(inplace=True), nn.MaxPool2d(2)]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.hidden(torch.flatten(self.convolutions(x), 1)))

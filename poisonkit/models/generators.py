@@ -10,7 +10,6 @@ in ``epsilon * tanh``, equation 3.
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +19,7 @@ from poisonkit.bounds import check_epsilon
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.images import ImageSet
 from poisonkit.models import evaluating, must_take
-
-#: Which layers are normalised over the batch: all, all but the last, none.
-Normalised = Literal["all", "inner", "none"]
+from poisonkit.models.deep_confuse import Normalised
 
 
 def _down(

@@ -29,6 +29,10 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "trajectory stored (Algorithm 1)": {"procedure.algorithm": "stored"},
     "no batch normalisation": {"model": "two_layer_cnn"},
     "no batch normalisation at all": {"model": "two_layer_cnn", "generator": "plain_autoencoder"},
+    "5x5 kernels without padding": {"model": "two_layer_cnn_bn_5x5"},
+    "average pooling": {"model": "two_layer_cnn_bn_average"},
+    "normalised logits": {"model": "two_layer_cnn_bn_logits"},
+    # The last three at a time.
     "released network": {"model": "released_two_layer_cnn"},
     "released generator": {"generator": "released_mnist"},
     "released": {
@@ -141,10 +145,14 @@ SWITCHING = Experiment(
             "generators": 1,
             "images_per_class": 2000,
             "procedure.trials": 30,
-            "switches": tuple(
-                name
-                for name in SWITCHES
-                if "Algorithm 1" not in name and name != "no batch normalisation at all"
+            "switches": (
+                "paper",
+                "selected on the test images",
+                "last trial, not selected",
+                "no batch normalisation",
+                "released network",
+                "released generator",
+                "released",
             ),
         },
     ),
