@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from deep_confuse_laboratory import ATTACKS, OWN, DeepConfuseLaboratory, configu
 
 from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, run
+from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.settings import as_json
+from poisonkit.figures.deep_confuse import switches_table
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,15 @@ def test_a_row_of_a_victim_is_the_mean_of_its_own_trials(name, key, laboratory):
         for kind in ("clean", "perturbed"):
             summary = {"mean": row[kind], "deviation": row[f"{kind}_deviation"]}
             assert is_summary(summary, [trial[kind] for trial in own])
+
+
+def test_the_table_says_of_every_switch_what_it_changes(laboratory):
+    record = laboratory.record("switches")
+    row = record.metrics["rows"][0]
+    rows = [{**row, "switch": name} for name in SWITCHES]
+    table = switches_table(replace(record, metrics={**record.metrics, "rows": rows})).data
+    assert [*table["Switch"]] == [*SWITCHES]
+    assert table["Meaning"].nunique() == len(SWITCHES)
 
 
 def test_a_row_of_a_switch_is_the_mean_of_its_own_trials(laboratory):

@@ -64,7 +64,11 @@ _SWITCH_MEANING = {
     "last trial, not selected": "the generator as it is after the last trial",
     "trajectory stored (Algorithm 1)": "the generator learns after each trial, not during it",
     "no batch normalisation": "network and surrogate as the paper's text describes them",
-    "released network": "5 x 5 convolutions, batch normalisation of the outputs, too",
+    "no batch normalisation at all": "network and surrogate likewise, and the generator",
+    "5x5 kernels without padding": "network and surrogate with larger convolutions",
+    "average pooling": "network and surrogate with averages instead of maxima",
+    "normalised logits": "network and surrogate with batch normalisation of the outputs, too",
+    "released network": "those three at a time: kernels, pooling, logits",
     "released generator": "the code's encoder-decoder",
     "released": "network, generator, selection and training as in the code",
 }
