@@ -98,11 +98,12 @@ def test_a_row_of_a_strength_is_the_mean_of_its_own_trials(name, keys, laborator
 
 
 @pytest.mark.parametrize("profile", ["quick", "small", "paper"])
-def test_the_attack_on_the_released_network_differs_in_nothing_else(profile):
+def test_the_attack_on_the_released_network_is_that_on_mnist_with_another_network(profile):
     text, code = (
         as_json(EXPERIMENTS[f"deep_confuse/{name}"].configure(profile=profile))
         for name in ("mnist", "network")
     )
+    # Half as many classifiers at ``small``.
     repeats = 1 if profile == "small" else text["repeats"]
     assert code == {**text, "model": "released_two_layer_cnn", "repeats": repeats}
 

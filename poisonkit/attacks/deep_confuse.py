@@ -135,10 +135,6 @@ class Learner:
         stored: list[tuple[Parameters, Tensor, Tensor]] = []
         for epoch in range(number * epochs, (number + 1) * epochs):
             for step, (x, y) in enumerate(sampler.epoch(epoch)):
-                if x.device.type == "cuda" and x.shape[1] == 1:
-                    # One channel lies in memory the same way in both layouts, and weights are
-                    # in the plain one; by the mark alone convolutions would convert both.
-                    x = x.flatten(1).view(x.shape)
                 if self.procedure.crops == "random":
                     x = random_resized_crops(x, seed=mixed(mixed(seed, epoch), step))
                 if self.procedure.algorithm == "stored":

@@ -140,7 +140,7 @@ SWITCHING = Experiment(
         },
         # Five generators are learned, so each from half as many trials as elsewhere, and the
         # classifiers see a third of the images. Both algorithms learn the same generator to
-        # rounding, so one of them will do.
+        # rounding, so one of them will do; the released network's parts come all at a time.
         small={
             "generators": 1,
             "images_per_class": 2000,
