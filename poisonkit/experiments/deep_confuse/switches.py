@@ -32,7 +32,13 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "5x5 kernels without padding": {"model": "two_layer_cnn_bn_5x5"},
     "average pooling": {"model": "two_layer_cnn_bn_average"},
     "normalised logits": {"model": "two_layer_cnn_bn_logits"},
-    # The last three at a time.
+    # The last three at a time; for the networks that the noise is made with, or for those that
+    # are trained on it, or for both.
+    "released network for surrogates": {"surrogate": "released_two_layer_cnn"},
+    "released network for classifiers": {
+        "model": "released_two_layer_cnn",
+        "surrogate": "two_layer_cnn_bn",
+    },
     "released network": {"model": "released_two_layer_cnn"},
     "released generator": {"generator": "released_mnist"},
     "released": {
@@ -138,9 +144,9 @@ SWITCHING = Experiment(
             "repeats": 1,
             "switches": ("paper", "selected on the test images", "last trial, not selected"),
         },
-        # Five generators are learned, so each from half as many trials as elsewhere, and the
+        # Ten generators are learned, so each from half as many trials as elsewhere, and the
         # classifiers see a third of the images. Both algorithms learn the same generator to
-        # rounding, so one of them will do; the released network's parts come all at a time.
+        # rounding, so one of them will do.
         small={
             "generators": 1,
             "images_per_class": 2000,
@@ -150,6 +156,11 @@ SWITCHING = Experiment(
                 "selected on the test images",
                 "last trial, not selected",
                 "no batch normalisation",
+                "5x5 kernels without padding",
+                "average pooling",
+                "normalised logits",
+                "released network for surrogates",
+                "released network for classifiers",
                 "released network",
                 "released generator",
                 "released",
