@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from poisonkit import __version__
-from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.errors import PoisonkitError, look_up, unknown
 from poisonkit.notebook import BookFailure
 from poisonkit.workers import process_pool, usable_cores
 
@@ -81,9 +81,7 @@ def run(
     from poisonkit.experiments import EXPERIMENTS
     from poisonkit.experiments import run as run_experiment
 
-    if experiment not in EXPERIMENTS:
-        raise unknown("experiment", experiment, EXPERIMENTS)
-    chosen = EXPERIMENTS[experiment]
+    chosen = look_up("experiment", experiment, EXPERIMENTS)
     config = chosen.configure(profile=profile, **_parse(settings or []))
     with _pool(workers) as executor:
         record = run_experiment(

@@ -1,6 +1,9 @@
 """The errors that poisonkit raises for a user's mistake, never for a bug of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class PoisonkitError(ValueError):
@@ -19,3 +22,10 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> PoisonkitError:
     """Return the error for a name that does not exist, listing those that do."""
     listed = ", ".join(str(entry) for entry in known)
     return PoisonkitError(f"unknown {kind} {name!r}; known: {listed}")
+
+
+def look_up(kind: str, name: str, known: Mapping[str, Value]) -> Value:
+    """Return what a name stands for; one that does not exist is an :func:`unknown` error."""
+    if name not in known:
+        raise unknown(kind, name, known)
+    return known[name]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from poisonkit.errors import PoisonkitError
+from poisonkit.errors import PoisonkitError, look_up
 from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.networks import Context
 from poisonkit.experiments.settings import as_json
@@ -194,6 +194,13 @@ def test_options_beat_variants_and_none_leaves_them_as_they_are():
     assert small.images_per_class == 50
     assert REMOVAL.configure(profile="small", images_per_class="none").images_per_class is None
     assert REMOVAL.configure(profile="quick", **{"recipe.epochs": 2}).recipe.epochs == 2
+
+
+def test_a_name_is_looked_up_and_an_unknown_one_lists_the_known_ones():
+    known = {"text": 1, "code": 2}
+    assert look_up("network", "code", known) == 2
+    with pytest.raises(PoisonkitError, match="unknown network 'lenet'; known: text, code"):
+        look_up("network", "lenet", known)
 
 
 def test_unknown_profiles_variants_and_parameters_list_the_known_ones():

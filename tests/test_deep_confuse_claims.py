@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from poisonkit.claims import EXHIBITS
-from poisonkit.claims.deep_confuse import DATASETS
+from poisonkit.claims.deep_confuse import CODES_NETWORK, DATASETS
 from poisonkit.claims.deep_confuse_reported import FIGURE_6, FIGURE_7, TABLE_1, TABLE_2
 from poisonkit.experiments import EXPERIMENTS
 
@@ -181,6 +181,20 @@ def test_the_weakest_transfer_decides():
     assert verdict("Figure 6", rows(**{"random forest": 40.0})) == "partly"
     assert verdict("Figure 6", rows(**{"random forest": 40.0}, small=90.0)) == "not"
     assert verdict("Figure 6", record(rows=rows().metrics["rows"][:3])) is None
+
+
+def test_the_codes_network_is_judged_as_the_texts_is():
+    """By the same rule against the same numbers, from records of its own."""
+    own = {name: found for name, found in OURS.items() if name.endswith(CODES_NETWORK)}
+    assert len(own) == 7
+    for name, found in own.items():
+        text = OURS[name.removesuffix(CODES_NETWORK)]
+        same = ("claim", "quantity", "unit", "reported", "rule")
+        assert all(getattr(found, key) == getattr(text, key) for key in same)
+        assert found.experiment != text.experiment
+        code = EXPERIMENTS[found.experiment].configure(profile="paper")
+        assert code.model == "released_two_layer_cnn"
+        assert type(code) is EXPERIMENTS[text.experiment].config
 
 
 def test_other_networks_are_held_against_the_mean_drop_of_the_papers():

@@ -12,6 +12,7 @@ from deep_confuse_laboratory import ATTACKS, OWN, DeepConfuseLaboratory, configu
 from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
+from poisonkit.experiments.deep_confuse.transfer import _attacked
 from poisonkit.experiments.settings import as_json
 from poisonkit.figures.deep_confuse import switches_table
 
@@ -85,7 +86,12 @@ def test_an_attacks_accuracies_are_means_over_its_trials(name, laboratory):
 
 
 @pytest.mark.parametrize(
-    ("name", "keys"), [("epsilon", ("epsilon",)), ("share", ("kind", "epsilon", "share"))]
+    ("name", "keys"),
+    [
+        ("epsilon", ("epsilon",)),
+        ("share", ("kind", "epsilon", "share")),
+        ("network_share", ("kind", "epsilon", "share")),
+    ],
 )
 def test_a_row_of_a_strength_is_the_mean_of_its_own_trials(name, keys, laboratory):
     metrics = laboratory.record(name).metrics
@@ -98,14 +104,39 @@ def test_a_row_of_a_strength_is_the_mean_of_its_own_trials(name, keys, laborator
 
 
 @pytest.mark.parametrize("profile", ["quick", "small", "paper"])
-def test_the_attack_on_the_released_network_is_that_on_mnist_with_another_network(profile):
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("mnist", "network"),
+        ("share", "network_share"),
+        ("transfer", "network_transfer"),
+        ("label_map", "network_label_map"),
+    ],
+)
+def test_the_attack_on_the_released_network_differs_in_the_network_alone(profile, name, own):
     text, code = (
-        as_json(EXPERIMENTS[f"deep_confuse/{name}"].configure(profile=profile))
-        for name in ("mnist", "network")
+        as_json(EXPERIMENTS[f"deep_confuse/{one}"].configure(profile=profile))
+        for one in (name, own)
     )
-    # Half as many classifiers at ``small``.
-    repeats = 1 if profile == "small" else text["repeats"]
-    assert code == {**text, "model": "released_two_layer_cnn", "repeats": repeats}
+    changed: dict[str, object] = {"model": "released_two_layer_cnn"}
+    if name == "mnist" and profile == "small":
+        changed["repeats"] = 1  # half as many classifiers
+    if name == "transfer":
+        changed["resized"] = "attacked"
+    assert code == {**text, **changed}
+
+
+def test_a_small_and_a_large_network_are_the_released_one_where_that_is_attacked():
+    """Half and twice its channels, as in the authors' code; of the text's network otherwise."""
+    for name, model in (
+        ("transfer", "two_layer_cnn_bn"),
+        ("network_transfer", "released_two_layer_cnn"),
+    ):
+        config = EXPERIMENTS[f"deep_confuse/{name}"].configure(profile="small")
+        for classifier, width in (("small", 10), ("original", None), ("large", 40)):
+            own = _attacked(config, {"classifier": classifier})
+            assert (own.model, own.width) == (model, width)
+            assert own.recipe == config.recipe
 
 
 @pytest.mark.parametrize(
@@ -114,6 +145,7 @@ def test_the_attack_on_the_released_network_is_that_on_mnist_with_another_networ
         ("transfer", "classifier"),
         ("transfer_cifar10", "classifier"),
         ("transfer_imagenet2", "classifier"),
+        ("network_transfer", "classifier"),
         ("defences", "defence"),
     ],
 )

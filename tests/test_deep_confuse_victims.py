@@ -14,7 +14,7 @@ from poisonkit.augmentation import add_gaussian_noise, attack_linf
 from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.deep_confuse import transfer
-from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.data import begin, networks_of
 from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN, learned_generator
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.settings import as_json, with_options
@@ -217,8 +217,28 @@ def test_the_released_switch_trains_as_the_code_does():
     assert (recipe.schedule, recipe.warmup, config.standardise) == ("constant", 0.0, "none")
 
 
+def test_the_released_network_stands_for_surrogates_for_classifiers_or_for_both():
+    """The attacked network comes first; surrogates have half its channels at ``small``."""
+    config = EXPERIMENTS["deep_confuse/switches"].configure(profile="small")
+    text, code = "two_layer_cnn_bn", "released_two_layer_cnn"
+    for switch, attacked, surrogate in (
+        ("paper", text, text),
+        ("released network for surrogates", text, code),
+        ("released network for classifiers", code, text),
+        ("released network", code, code),
+    ):
+        found = networks_of(with_options(config, SWITCHES[switch]))
+        assert found == [(attacked, None), (surrogate, 10)]
+
+
 def test_the_released_generator_and_all_of_the_released_code_can_be_switched_on(laboratory):
-    chosen = ("released network", "released generator", "released")
+    chosen = (
+        "released network for surrogates",
+        "released network for classifiers",
+        "released network",
+        "released generator",
+        "released",
+    )
     options = {"image_size": 28, "switches": chosen, "repeats": 1, "images_per_class": 10}
     rows = laboratory.record("switches", **options, **{"procedure.trials": 1}).metrics["rows"]
     assert [row["switch"] for row in rows] == list(chosen)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit.devices import repeatable_kernels
-from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.errors import PoisonkitError, look_up, unknown
 from poisonkit.images import ImageSet, batches
 from poisonkit.models.deep_confuse import BottleneckVGG, FiveLayerConvNet, TwoLayerConvNet
 from poisonkit.models.dropout import add_dropout
@@ -123,8 +123,7 @@ def create(
     dropout : rate of dropout within the units, see :func:`add_dropout`; 0 adds none.
     options : passed to the factory, for instance ``width``.
     """
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
+    factory = look_up("model", name, MODELS)
     if options.get("width", 1) < 1:
         raise PoisonkitError(f"a network must be at least 1 channel wide, not {options['width']}")
     if standardise not in ("data", "none", "bytes"):
@@ -138,7 +137,7 @@ def create(
         # Not torch.manual_seed, which would reseed the caller's CUDA generators too.
         torch.default_generator.manual_seed(seed)
         try:
-            body = MODELS[name](
+            body = factory(
                 classes=like.classes, channels=like.channels, image_size=like.image_size, **options
             )
         except TypeError as error:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poisonkit.bounds import check_epsilon
-from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.errors import PoisonkitError, look_up
 from poisonkit.images import ImageSet
 from poisonkit.models import evaluating, must_take
 from poisonkit.models.deep_confuse import Normalised
@@ -187,14 +187,13 @@ def create_generator(
         If epsilon is outside (0, 1], or the generator cannot return noise of the
         images' shape.
     """
-    if name not in GENERATORS:
-        raise unknown("generator", name, GENERATORS)
+    factory = look_up("generator", name, GENERATORS)
     check_epsilon(epsilon)
     if options.get("width", 1) < 1:
         raise PoisonkitError(f"a generator must be at least 1 channel wide, not {options['width']}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        body = GENERATORS[name](channels=like.channels, **options)
+        body = factory(channels=like.channels, **options)
     generator = NoiseGenerator(body, epsilon=epsilon)
     check_shape(generator, (like.channels, *like.image_size), called=f"generator {name!r}")
     return generator.train().to(like.device)

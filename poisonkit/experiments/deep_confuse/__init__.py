@@ -2,11 +2,12 @@
 
 from poisonkit.experiments.deep_confuse.attack import CIFAR10, IMAGENET2, MNIST, NETWORK
 from poisonkit.experiments.deep_confuse.defences import DEFENCE
-from poisonkit.experiments.deep_confuse.label_map import LABEL_MAP
+from poisonkit.experiments.deep_confuse.label_map import LABEL_MAP, NETWORK_LABEL_MAP
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
-from poisonkit.experiments.deep_confuse.strength import EPSILON, SHARE
+from poisonkit.experiments.deep_confuse.strength import EPSILON, NETWORK_SHARE, SHARE
 from poisonkit.experiments.deep_confuse.switches import SWITCHING
 from poisonkit.experiments.deep_confuse.transfer import (
+    NETWORK_TRANSFER,
     TRANSFER,
     TRANSFER_CIFAR10,
     TRANSFER_IMAGENET2,
@@ -17,6 +18,9 @@ ALL = (
     CIFAR10,
     IMAGENET2,
     NETWORK,
+    NETWORK_SHARE,
+    NETWORK_TRANSFER,
+    NETWORK_LABEL_MAP,
     EPSILON,
     SHARE,
     TRANSFER,

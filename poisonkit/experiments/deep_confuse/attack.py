@@ -10,6 +10,7 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.experiments.deep_confuse.data import Data, begin
 from poisonkit.experiments.deep_confuse.setting import (
+    RELEASED_NETWORK,
     ConfuseConfig,
     profiles_of,
     runs,
@@ -175,13 +176,13 @@ def _attack_on(
 MNIST = _attack_on("mnist", "MNIST")
 CIFAR10 = _attack_on("cifar10", "CIFAR-10", quick={"generator": "unet", "generator_width": 8})
 IMAGENET2 = _attack_on("imagenet2", "two classes of ImageNet")
-#: As ``deep_confuse/mnist``, but for the network, of surrogates and classifiers alike; at
-#: ``small`` with one classifier for each generator.
+#: As ``deep_confuse/mnist``, but for the network; at ``small`` with one classifier for each
+#: generator.
 NETWORK = _attack_on(
     "mnist",
     "MNIST",
     name="network",
     summary="the attack on MNIST, against the released code's network",
     small={"repeats": 1},
-    paper={"model": "released_two_layer_cnn"},
+    paper=RELEASED_NETWORK,
 )

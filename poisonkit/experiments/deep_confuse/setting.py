@@ -99,6 +99,8 @@ class ConfuseConfig:
     trained_share: float = added(1.0)
 
 
+#: MNIST's network as the authors' code has it, for surrogates and classifiers alike.
+RELEASED_NETWORK: Mapping[str, object] = {"model": "released_two_layer_cnn"}
 #: What the paper sets otherwise for the data that are not MNIST.
 PAPER: Mapping[str, Mapping[str, object]] = {
     "mnist": {},
@@ -219,7 +221,7 @@ RELEASED: Mapping[str, Mapping[str, object]] = {
     "mnist": {
         "procedure.trials": 1000,
         "generator": "released_mnist",
-        "model": "released_two_layer_cnn",
+        **RELEASED_NETWORK,
         "recipe.optimizer": "adam",
         "recipe.epochs": 2,
         "scored_by": "surrogate",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
+    RELEASED_NETWORK,
     ConfuseConfig,
     profiles_of,
     runs,
@@ -226,24 +228,32 @@ def share_summary(config: ShareConfig, trials: Sequence[Json]) -> Json:
     return {"rows": _by(trials, "kind", "epsilon", "share")}
 
 
-SHARE = Experiment(
-    name="deep_confuse/share",
-    summary="Figure 5: accuracy against the share of perturbed training images",
-    version=2,
-    config=ShareConfig,
-    profiles=profiles_of(
-        "mnist",
-        quick={"epsilons": (0.3,), "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2},
-        small={
-            "epsilons": (0.3,),
-            "shares": (0.0, 0.4, 0.9, 1.0),
-            "generators": 1,
-            "repeats": 2,
-        },
-    ),
-    variants=variants_of("mnist"),
-    units=_share_units,
-    trial=share_trial,
-    check=_share_check,
-    summarise=share_summary,
+def _share(name: str, figure: str, **profiles: Any) -> Experiment:
+    return Experiment(
+        name=f"deep_confuse/{name}",
+        summary=f"{figure}: accuracy against the share of perturbed training images",
+        version=2,
+        config=ShareConfig,
+        profiles=profiles_of(
+            "mnist",
+            quick={"epsilons": (0.3,), "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2},
+            small={
+                "epsilons": (0.3,),
+                "shares": (0.0, 0.4, 0.9, 1.0),
+                "generators": 1,
+                "repeats": 2,
+            },
+            **profiles,
+        ),
+        variants=variants_of("mnist"),
+        units=_share_units,
+        trial=share_trial,
+        check=_share_check,
+        summarise=share_summary,
+    )
+
+
+SHARE = _share("share", "Figure 5")
+NETWORK_SHARE = _share(
+    "network_share", "Figure 5, with the released code's network", paper=RELEASED_NETWORK
 )

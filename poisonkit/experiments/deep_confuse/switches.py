@@ -8,7 +8,12 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import unknown
 from poisonkit.experiments.deep_confuse.data import begin
-from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
+from poisonkit.experiments.deep_confuse.setting import (
+    RELEASED_NETWORK,
+    ConfuseConfig,
+    profiles_of,
+    runs,
+)
 from poisonkit.experiments.deep_confuse.steps import (
     accuracies,
     learned_generator,
@@ -34,15 +39,12 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "normalised logits": {"model": "two_layer_cnn_bn_logits"},
     # The last three at a time; for the networks that the noise is made with, or for those that
     # are trained on it, or for both.
-    "released network for surrogates": {"surrogate": "released_two_layer_cnn"},
-    "released network for classifiers": {
-        "model": "released_two_layer_cnn",
-        "surrogate": "two_layer_cnn_bn",
-    },
-    "released network": {"model": "released_two_layer_cnn"},
+    "released network for surrogates": {"surrogate": RELEASED_NETWORK["model"]},
+    "released network for classifiers": {**RELEASED_NETWORK, "surrogate": "two_layer_cnn_bn"},
+    "released network": RELEASED_NETWORK,
     "released generator": {"generator": "released_mnist"},
     "released": {
-        "model": "released_two_layer_cnn",
+        **RELEASED_NETWORK,
         "generator": "released_mnist",
         "scored_by": "surrogate",
         "validation": 0.0,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.setting import (
+    RELEASED_NETWORK,
     ConfuseConfig,
     profiles_of,
     runs,
@@ -57,6 +58,8 @@ NETWORKS: Mapping[str, Mapping[str, object]] = {
     "bottleneck_vgg11": {"model": "bottleneck_vgg11", "width": None},
     "bottleneck_vgg19": {"model": "bottleneck_vgg19", "width": None},
 }
+#: Those that are another in another size.
+RESIZED = ("small", "large", "half", "twice")
 CLASSICAL = ("random forest", "support vector machine")
 #: Those that nothing but their data decides: one for each generator says it all.
 _WITHOUT_SEED = ("support vector machine",)
@@ -69,12 +72,15 @@ class TransferConfig(ConfuseConfig):
     Attributes
     ----------
     classifiers : of :data:`NETWORKS` and :data:`CLASSICAL`.
+    resized : whether those of :data:`RESIZED` are the ``text``'s two-layer network or the
+        ``attacked`` one in other sizes.
     trees : of a random forest; section 5.2 has 300, the released code 100.
     penalty : C of a support vector machine with a radial kernel of coefficient 0.01 on pixels
         in [0, 1] (section 5.2). The paper does not state it; this is the released code's.
     """
 
     classifiers: tuple[str, ...] = ("original", "small", "large", *CLASSICAL)
+    resized: Literal["text", "attacked"] = added("text")
     trees: int = added(300)
     penalty: float = added(200.0)
 
@@ -97,7 +103,9 @@ def _transfer_units(config: TransferConfig) -> list[Json]:
 
 
 def _attacked(config: TransferConfig, unit: Json) -> TransferConfig:
-    options = NETWORKS.get(unit["classifier"], {})
+    options = dict(NETWORKS.get(unit["classifier"], {}))
+    if config.resized == "attacked" and unit["classifier"] in RESIZED:
+        options["model"] = config.model
     if config.variant == "released":
         # How classifiers are trained in the end is the code's.
         options = {name: options[name] for name in options if not name.startswith("recipe.")}
@@ -166,7 +174,7 @@ def transfer_summary(config: TransferConfig, trials: Sequence[Json]) -> Json:
 def _variants(dataset: str) -> Mapping[str, Mapping[str, object]]:
     variants = dict(variants_of(dataset))
     if dataset == "mnist":
-        variants["released"] = {**variants["released"], "trees": 100}
+        variants["released"] = {**variants["released"], "trees": 100, "resized": "attacked"}
     return variants
 
 
@@ -203,6 +211,14 @@ _DIGITS: Mapping[str, object] = {
     "repeats": 2,
 }
 TRANSFER = _transfer_on("mnist", "transfer", "Figure 6", quick=_DIGITS, small={"repeats": 1})
+NETWORK_TRANSFER = _transfer_on(
+    "mnist",
+    "network_transfer",
+    "Figure 6, with the released code's network",
+    quick=_DIGITS,
+    small={"repeats": 1},
+    paper={**RELEASED_NETWORK, "resized": "attacked"},
+)
 TRANSFER_CIFAR10 = _transfer_on(
     "cifar10", "transfer_cifar10", "Figure 7a", quick=_DIGITS, small=_NARROW, paper=_DEEP
 )
