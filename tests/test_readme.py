@@ -1,8 +1,9 @@
-"""What README says about results is what the records say."""
+"""What README and the papers' pages say about results is what the records say."""
 
 import re
 from pathlib import Path
 
+from poisonkit.claims import EXHIBITS
 from poisonkit.figures.common import frozen_records
 from poisonkit.scorecard import judge_all
 from poisonkit.store import Store
@@ -15,10 +16,11 @@ def frozen_only(tmp_path: Path) -> Store:
     return Store(frozen=CHECKOUT / "results", cache=tmp_path)
 
 
-def sections() -> dict[str, str]:
-    """README's sections on a paper's results, by the paper's name."""
-    parts = re.split(r"^### (.+)$", README, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+def pages() -> dict[str, str]:
+    """The papers' pages by the papers' names."""
+    texts = [page.read_text(encoding="utf-8") for page in (CHECKOUT / "book").glob("*.md")]
+    found = {text.splitlines()[0].removeprefix("# "): text for text in texts}
+    return {name: found[name] for name in {exhibit.paper for exhibit in EXHIBITS}}
 
 
 def test_readme_counts_the_verdicts_of_every_paper(tmp_path: Path) -> None:
@@ -34,17 +36,30 @@ def test_readme_counts_the_verdicts_of_every_paper(tmp_path: Path) -> None:
     assert {name: tuple(map(int, numbers)) for name, *numbers in rows} == counted
 
 
-def test_readme_quotes_verdicts_and_measured_numbers_of_single_exhibits(tmp_path: Path) -> None:
+def test_pages_quote_verdicts_and_measured_numbers_of_single_exhibits(tmp_path: Path) -> None:
     judged = {(j.paper, j.exhibit): j for j in judge_all(frozen_only(tmp_path)) if j.outcome}
-    quoted = 0
-    for paper, text in sections().items():
+    for paper, text in pages().items():
+        quoted = 0
         rows = re.findall(r"^\| ([^|]+) \| (reproduced|partly|not) \| (.+) \|$", text, re.MULTILINE)
         for exhibit, verdict, said in rows:
             judgement = judged[paper, exhibit]
             assert judgement.verdict == verdict, exhibit
             assert judgement.show_measured().split(" [")[0] in said, exhibit
             quoted += 1
-    assert quoted >= 5
+        assert quoted >= 9, paper
+
+
+def test_readme_says_of_a_paper_no_number_that_its_page_does_not() -> None:
+    parts = re.split(
+        r"^\*\*\[(.+)\]\(book/\w+\.md\)\.\*\*", README.split("## Speed")[0], flags=re.MULTILINE
+    )
+    said = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert set(said) == set(pages())
+    for paper, text in said.items():
+        numbers = set(re.findall(r"\d[\d,.]*\d|\d", text))
+        assert len(numbers) >= 5
+        here = set(re.findall(r"\d[\d,.]*\d|\d", pages()[paper]))
+        assert numbers <= here, paper
 
 
 def test_every_frozen_record_is_whole_and_was_made_by_a_known_profile(tmp_path: Path) -> None:
