@@ -3,7 +3,7 @@
 import pytest
 from laboratory import Laboratory, Options
 
-from poisonkit.experiments.deep_confuse import steps
+from poisonkit.experiments.deep_confuse import learning
 
 #: As quick as can be: 300 digits of 16 pixels, two trials of a generator with 4 channels.
 TINY: Options = {
@@ -65,5 +65,5 @@ def forbid_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     def learn(*_: object, **__: object) -> None:
         raise AssertionError("a generator was learned")
 
-    monkeypatch.setattr(steps, "fit", learn)
-    monkeypatch.setattr(steps, "fit_generator", learn)
+    monkeypatch.setattr(learning, "fit", learn)
+    monkeypatch.setattr(learning, "fit_generator", learn)

@@ -9,7 +9,8 @@ from deep_confuse_laboratory import configure as confuse
 from metapoison_laboratory import MetaPoisonLaboratory
 
 from poisonkit.experiments.deep_confuse.data import begin
-from poisonkit.experiments.deep_confuse.steps import learned_generator, train_on
+from poisonkit.experiments.deep_confuse.learning import learned_generator
+from poisonkit.experiments.deep_confuse.steps import train_on
 from poisonkit.experiments.metapoison.pairs import begin as begin_pair
 from poisonkit.experiments.metapoison.steps import crafted
 from poisonkit.experiments.networks import Context, Cost

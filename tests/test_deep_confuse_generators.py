@@ -8,9 +8,9 @@ from deep_confuse_laboratory import DeepConfuseLaboratory, configure
 
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import PoisonkitError
-from poisonkit.experiments.deep_confuse import steps
+from poisonkit.experiments.deep_confuse import learning
 from poisonkit.experiments.deep_confuse.data import begin, load_data
-from poisonkit.experiments.deep_confuse.steps import learned_generator
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.networks import Context
 from poisonkit.models import create
 from poisonkit.training import fit
@@ -120,8 +120,8 @@ def test_three_ways_of_selection_share_one_learning_and_take_another_generator_o
     courses = {"validation": [0.3, 0.5, 0.4], "test": [0.6, 0.2, 0.4]}
     scores = iter(pair[number] for number in range(3) for pair in courses.values())
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "_score", lambda *_, **__: next(scores))
-        patched.setattr(steps, "fit", lambda *_, **__: None)
+        patched.setattr(learning, "_score", lambda *_, **__: next(scores))
+        patched.setattr(learning, "fit", lambda *_, **__: None)
         found = {
             name: select(DeepConfuseLaboratory(store), name, **{"procedure.trials": 3})[2]
             for name in ("validation", "test", "last")
@@ -199,7 +199,7 @@ def test_a_generator_may_be_scored_as_the_released_code_does(laboratory):
 
 
 def test_whatever_changes_the_learning_is_another_generator_and_nothing_else_is(store, monkeypatch):
-    monkeypatch.setattr(steps, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(learning, "fit", lambda *_, **__: None)
     settings: tuple[dict[str, object], ...] = (
         {},
         {"procedure.surrogate_rate": 0.05},

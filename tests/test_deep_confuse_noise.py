@@ -12,10 +12,10 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.deep_confuse import steps
 from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.steps import (
     accuracy_on_noise,
     float_noise,
-    learned_generator,
     noise_images,
     some_of_each_class,
     train_on,

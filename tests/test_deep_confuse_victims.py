@@ -15,7 +15,8 @@ from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.deep_confuse import transfer
 from poisonkit.experiments.deep_confuse.data import begin, networks_of
-from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN, learned_generator
+from poisonkit.experiments.deep_confuse.learning import learned_generator
+from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.settings import as_json, with_options
 from poisonkit.models import create, features

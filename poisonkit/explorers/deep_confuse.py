@@ -14,11 +14,11 @@ from poisonkit.attacks.generated_noise import craft, perturb
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import Data, begin, load_data
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.deep_confuse.steps import (
     confusion,
     hit_rate,
-    learned_generator,
     train_perturbed,
 )
 from poisonkit.experiments.networks import Context, Cost

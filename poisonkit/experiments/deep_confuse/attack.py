@@ -9,6 +9,7 @@ from torch import Tensor
 
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.experiments.deep_confuse.data import Data, begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
     RELEASED_NETWORK,
     ConfuseConfig,
@@ -20,7 +21,6 @@ from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     accuracies,
     accuracy_on_noise,
-    learned_generator,
     noise_images,
     some_of_each_class,
     train_on,

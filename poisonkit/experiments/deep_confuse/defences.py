@@ -12,11 +12,11 @@ from poisonkit.defenses.spectral import RELEASED_PERCENTILE, spectral_filter
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
 from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     clean_and_perturbed,
-    learned_generator,
     refuse_new_noise,
     train_on,
 )

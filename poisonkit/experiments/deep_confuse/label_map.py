@@ -11,6 +11,7 @@ from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
     RELEASED_NETWORK,
     ConfuseConfig,
@@ -21,7 +22,6 @@ from poisonkit.experiments.deep_confuse.setting import (
 from poisonkit.experiments.deep_confuse.steps import (
     confusion,
     hit_rate,
-    learned_generator,
     train_on,
     train_perturbed,
 )

@@ -11,6 +11,7 @@ from poisonkit.attacks.generated_noise import craft, rows_to_perturb
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
     RELEASED_NETWORK,
     ConfuseConfig,
@@ -19,7 +20,6 @@ from poisonkit.experiments.deep_confuse.setting import (
     variants_of,
 )
 from poisonkit.experiments.deep_confuse.steps import (
-    learned_generator,
     refuse_new_noise,
     some_of_each_class,
     train_on,

@@ -8,6 +8,7 @@ from torch import Tensor
 from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import unknown
 from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
     RELEASED_NETWORK,
     ConfuseConfig,
@@ -16,7 +17,6 @@ from poisonkit.experiments.deep_confuse.setting import (
 )
 from poisonkit.experiments.deep_confuse.steps import (
     accuracies,
-    learned_generator,
     train_on,
     train_perturbed,
 )

@@ -11,6 +11,7 @@ from poisonkit.attacks.generated_noise import craft
 from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
+from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
     RELEASED_NETWORK,
     ConfuseConfig,
@@ -20,7 +21,6 @@ from poisonkit.experiments.deep_confuse.setting import (
 )
 from poisonkit.experiments.deep_confuse.steps import (
     clean_and_perturbed,
-    learned_generator,
     refuse_new_noise,
     train_on,
     train_perturbed,
