@@ -23,6 +23,7 @@ OWN: dict[str, Options] = {
     "cifar10": {},
     "imagenet2": {"image_size": 16},
     "network": {},
+    "network_epsilon": {"epsilons": (0.0, 0.3)},
     "network_share": {"shares": (0.0, 1.0)},
     "network_transfer": {"classifiers": ("original", "half")},
     "network_label_map": {"image_size": 16},

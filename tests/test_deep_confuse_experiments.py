@@ -108,6 +108,7 @@ def test_a_row_of_a_strength_is_the_mean_of_its_own_trials(name, keys, laborator
     ("name", "own"),
     [
         ("mnist", "network"),
+        ("epsilon", "network_epsilon"),
         ("share", "network_share"),
         ("transfer", "network_transfer"),
         ("label_map", "network_label_map"),

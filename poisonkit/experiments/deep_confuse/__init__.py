@@ -4,7 +4,12 @@ from poisonkit.experiments.deep_confuse.attack import CIFAR10, IMAGENET2, MNIST,
 from poisonkit.experiments.deep_confuse.defences import DEFENCE
 from poisonkit.experiments.deep_confuse.label_map import LABEL_MAP, NETWORK_LABEL_MAP
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
-from poisonkit.experiments.deep_confuse.strength import EPSILON, NETWORK_SHARE, SHARE
+from poisonkit.experiments.deep_confuse.strength import (
+    EPSILON,
+    NETWORK_EPSILON,
+    NETWORK_SHARE,
+    SHARE,
+)
 from poisonkit.experiments.deep_confuse.switches import SWITCHING
 from poisonkit.experiments.deep_confuse.transfer import (
     NETWORK_TRANSFER,
@@ -18,6 +23,7 @@ ALL = (
     CIFAR10,
     IMAGENET2,
     NETWORK,
+    NETWORK_EPSILON,
     NETWORK_SHARE,
     NETWORK_TRANSFER,
     NETWORK_LABEL_MAP,
