@@ -144,7 +144,12 @@ SWITCHING = Experiment(
         quick={
             "image_size": 28,
             "repeats": 1,
-            "switches": ("paper", "selected on the test images", "last trial, not selected"),
+            "switches": (
+                "paper",
+                "selected on the test images",
+                "last trial, not selected",
+                "released network",
+            ),
         },
         # Ten generators are learned, so each from half as many trials as elsewhere, and the
         # classifiers see a third of the images. Both algorithms learn the same generator to
