@@ -131,8 +131,7 @@ def verify(
     from poisonkit.experiments import EXPERIMENTS
     from poisonkit.verification import verify as make_anew
 
-    if experiment not in EXPERIMENTS:
-        raise unknown("experiment", experiment, EXPERIMENTS)
+    look_up("experiment", experiment, EXPERIMENTS)
     with _pool(workers) as executor:
         found = make_anew(
             experiment,

@@ -207,7 +207,10 @@ def test_the_released_variants_other_classifiers_are_trained_as_its_own_is():
             own = transfer._attacked(config, {"classifier": name})
             assert own.model == name
             assert (own.recipe == config.recipe) == (variant == "released")
-    assert EXPERIMENTS["deep_confuse/transfer"].configure(variant="released").trees == 100
+    released = EXPERIMENTS["deep_confuse/transfer"].configure(variant="released")
+    assert released.trees == 100
+    small = transfer._attacked(released, {"classifier": "small"})
+    assert (small.model, small.width) == ("released_two_layer_cnn", 10)
 
 
 def test_the_released_switch_trains_as_the_code_does():

@@ -56,6 +56,15 @@ RUNS: dict[str, Run] = {
     )
     for path, live in CHAPTER_RUNS
 }
+#: What a page shows with the network of Deep Confuse's released code.
+for stem, choice in {
+    "epsilon": {"network": "code"},
+    "share": {"network": "code"},
+    "label_map": {"network": "code"},
+    "transfer": {"dataset": "mnist_network"},
+}.items():
+    given = {"interactive": False, **TINY_IN["deep_confuse"], **choice}
+    RUNS[f"{stem}, the code's network"] = (BELOW / "deep_confuse" / f"{stem}.ipynb", given)
 CHAPTERS = [*RUNS]
 SCORECARD, OTHER_ATTACK = "scorecard", "another attack"
 RUNS[SCORECARD] = (BELOW / "scorecard.ipynb", {})

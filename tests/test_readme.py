@@ -74,3 +74,25 @@ def test_every_frozen_record_is_whole_and_was_made_by_a_known_profile(tmp_path: 
 def test_pages_have_no_number_left_to_fill_in() -> None:
     for page in (CHECKOUT / "README.md", *(CHECKOUT / "book").glob("*.md")):
         assert "@@" not in page.read_text(encoding="utf-8"), page
+
+
+#: The rows of the table of Deep Confuse's networks, by surrogates and classifiers.
+SWITCH_OF = {
+    ("of the text", "the same"): "paper",
+    ("of the text, with average pooling", "the same"): "average pooling",
+    ("of the text, with 5×5 kernels and no padding", "the same"): "5x5 kernels without padding",
+    ("of the text, with normalised logits", "the same"): "normalised logits",
+    ("of the text, without batch normalisation", "the same"): "no batch normalisation",
+    ("of the released code (the first three changes)", "the same"): "released network",
+    ("of the released code", "of the text"): "released network for surrogates",
+    ("of the text", "of the released code"): "released network for classifiers",
+}
+
+
+def test_the_table_of_deep_confuses_networks_says_what_the_record_says(tmp_path: Path) -> None:
+    [record] = frozen_records("deep_confuse/switches", store=frozen_only(tmp_path))
+    means = {row["switch"]: row["perturbed.accuracy"]["mean"] for row in record.metrics["rows"]}
+    page = pages()["Deep Confuse"]
+    rows = re.findall(r"^\| (of the [^|]+) \| ([^|]+) \| ([\d.]+) % \(", page, re.MULTILINE)
+    said = {(surrogates, classifiers): number for surrogates, classifiers, number in rows}
+    assert said == {key: f"{100 * means[switch]:.1f}" for key, switch in SWITCH_OF.items()}

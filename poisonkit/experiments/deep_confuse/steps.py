@@ -1,4 +1,4 @@
-"""The steps that the Deep Confuse trials are made of: learn a generator, perturb, train, look."""
+"""The steps that the Deep Confuse trials are made of: perturb, train, look."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -68,9 +68,9 @@ _SWITCH_MEANING = {
     "5x5 kernels without padding": "network and surrogate with larger convolutions",
     "average pooling": "network and surrogate with averages instead of maxima",
     "normalised logits": "network and surrogate with batch normalisation of the outputs, too",
-    "released network for surrogates": "the noise is made with it, for the text's network",
-    "released network for classifiers": "trained on noise that is made with the text's network",
-    "released network": "those three at a time: kernels, pooling, logits",
+    "released network for surrogates": "noise of the code's network, the text's trained on it",
+    "released network for classifiers": "noise of the text's network, the code's trained on it",
+    "released network": "kernels, pooling and logits at a time, for both",
     "released generator": "the code's encoder-decoder",
     "released": "network, generator, selection and training as in the code",
 }
