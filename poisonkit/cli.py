@@ -128,10 +128,8 @@ def verify(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials.")] = 1,
 ) -> None:
     """Make a frozen record anew, and show what both say; the exit code is 1 if verdicts differ."""
-    from poisonkit.experiments import EXPERIMENTS
     from poisonkit.verification import verify as make_anew
 
-    look_up("experiment", experiment, EXPERIMENTS)
     with _pool(workers) as executor:
         found = make_anew(
             experiment,

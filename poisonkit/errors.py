@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 class PoisonkitError(ValueError):
@@ -24,7 +24,7 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> PoisonkitError:
     return PoisonkitError(f"unknown {kind} {name!r}; known: {listed}")
 
 
-def look_up(kind: str, name: str, known: Mapping[str, Value]) -> Value:
+def look_up(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
     """Return what a name stands for; one that does not exist is an :func:`unknown` error."""
     if name not in known:
         raise unknown(kind, name, known)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from poisonkit.claims import EXHIBITS
-from poisonkit.errors import PoisonkitError
+from poisonkit.errors import PoisonkitError, look_up
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.scorecard import Judgement, records_of
 from poisonkit.store import Record, Store, default_store
@@ -64,8 +64,9 @@ def verify(
     Raises
     ------
     PoisonkitError
-        If there is no frozen record of the profile.
+        If there is no such experiment, or no frozen record of the profile.
     """
+    chosen = look_up("experiment", experiment, EXPERIMENTS)
     store = store or default_store()
     kept = [
         record
@@ -77,7 +78,6 @@ def verify(
             f"there is no frozen record of {experiment} at {profile}; "
             f"to make one: poisonkit run {experiment} --profile {profile} --freeze"
         )
-    chosen = EXPERIMENTS[experiment]
     made = run(
         chosen,
         chosen.configure(profile=profile),

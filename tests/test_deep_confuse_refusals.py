@@ -15,8 +15,15 @@ def nothing_learned(no_training, monkeypatch) -> None:
 
 #: Each has a way of its own to go through its trials before the first training.
 KINDS = (
-    *("mnist", "epsilon", "share", "transfer", "label_map", "defences", "switches"),
-    *("network", "network_transfer"),
+    "mnist",
+    "epsilon",
+    "share",
+    "transfer",
+    "label_map",
+    "defences",
+    "switches",
+    "network",
+    "network_transfer",
 )
 REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist", "transfer"), {"epsilon": 0.0}, r"epsilon must lie in \(0, 1\].*not 0\.0"),

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +101,7 @@ def test_two_sliders_on_a_page_do_not_share_a_name() -> None:
     assert first != second
 
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 TABLES: dict[str, Callable[[Record], object]] = {
     "spectral_signatures/signature": spectral_signatures.auroc_table,
     "spectral_signatures/removal": spectral_signatures.removal_table,
@@ -108,9 +111,31 @@ TABLES: dict[str, Callable[[Record], object]] = {
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_html_that_needs_no_network(name: str, records: dict[str, Record]) -> None:
     for table in (TABLES[name](records[name]), common.origin([records[name]])):
-        html = table.to_html()  # type: ignore[attr-defined]
+        html = table._repr_html_()  # type: ignore[attr-defined]
         assert "<table" in html
         assert "http" not in html
+
+
+def test_two_records_of_one_profile_are_both_told_the_origin_of(records: dict[str, Record]) -> None:
+    both = [records[name] for name in TABLES]
+    assert both[0].profile == both[1].profile
+    html = common.origin(both)._repr_html_()
+    assert html.count("<table") == 2
+    assert all(record.path.name in html for record in both)
+    other = replace(both[1], config={**both[1].config, "profile": "paper"})
+    assert common.origin([both[0], other]).html.count("<table") == 1
+
+
+def test_of_several_experiments_only_what_runs_live_is_not_repeated(tmp_path: Path) -> None:
+    store = Store(frozen=CHECKOUT / "results", cache=tmp_path)
+    names = {"text": "deep_confuse/share", "code": "deep_confuse/network_share"}
+
+    def keys(live: str, shown: str) -> list[str]:
+        return [key for key, _ in common.frozen_of_each(names, live=live, shown=shown, store=store)]
+
+    assert keys("text", "quick") == ["text", "code"]
+    assert keys("text", "small") == ["code"]
+    assert keys("code", "small") == ["text"]
 
 
 def test_the_removal_table_puts_the_papers_row_below_ours(records: dict[str, Record]) -> None:

@@ -290,8 +290,13 @@ def _mean_perturbed(figure: dict[str, tuple[float, float]]) -> float:
     return round(mean_and_deviation([found for _, found in figure.values()])[0] / 100, 5)
 
 
-def _transfer(exhibit: str, experiment: str, figure: dict[str, tuple[float, float]]) -> Exhibit:
-    others = figure is not FIGURE_6
+def _transfer(
+    exhibit: str,
+    experiment: str,
+    figure: dict[str, tuple[float, float]],
+    *,
+    others: bool = False,
+) -> Exhibit:
     stand_in = f". {_STAND_IN}" if exhibit.endswith("ImageNet") else ""
     instead = ". Other classifiers that stand in for them: each drop against the reported mean"
     return Exhibit(
@@ -363,6 +368,13 @@ EXHIBITS: tuple[Exhibit, ...] = (
     *_on_mnist(released_network=True),
     *_for_data("imagenet2"),
     *_for_data("cifar10"),
-    _transfer("Figure 7: CIFAR-10", "deep_confuse/transfer_cifar10", FIGURE_7["cifar10"]),
-    _transfer("Figure 7: ImageNet", "deep_confuse/transfer_imagenet2", FIGURE_7["imagenet2"]),
+    *(
+        _transfer(
+            f"Figure 7: {DATASETS[data]}",
+            f"deep_confuse/transfer_{data}",
+            FIGURE_7[data],
+            others=True,
+        )
+        for data in ("cifar10", "imagenet2")
+    ),
 )

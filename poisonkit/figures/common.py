@@ -1,7 +1,7 @@
 """Tables that every page ends with, and the choice of records to show."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from string import ascii_uppercase
@@ -17,6 +17,16 @@ from poisonkit.scorecard import JUDGED_PROFILES, Judgement, judge, judge_all, re
 from poisonkit.store import Json, Record, Store, default_store
 
 VERDICT_MARKS = {"reproduced": "✔", "partly": "◐", "not": "✘", "not attempted": "–"}
+
+
+@dataclass(frozen=True)
+class Html:
+    """Something that a notebook shows as the HTML it is."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
 
 
 def plain(table: pd.DataFrame) -> Styler:
@@ -45,10 +55,34 @@ def frozen_records(
     return records_of(experiment, store or default_store(), profiles=profiles)
 
 
-def origin(records: Sequence[Record]) -> Styler:
-    """Return where each record comes from and what it cost, one column a record."""
-    columns = {
-        f"{record.profile} profile": {
+def frozen_of_each(
+    experiments: Mapping[str, str], *, live: str, shown: str, store: Store | None = None
+) -> list[tuple[str, Record]]:
+    """Return :func:`frozen_records` of several experiments, each with the experiment's key.
+
+    Parameters
+    ----------
+    experiments : their names, by keys of the page's own.
+    live : the key of the one that the page runs live, at profile ``shown``.
+    """
+    return [
+        (key, record)
+        for key, name in experiments.items()
+        for record in frozen_records(name, shown=shown if key == live else "quick", store=store)
+    ]
+
+
+def origin(records: Sequence[Record]) -> Html:
+    """Return where each record comes from and what it cost, one column a record.
+
+    Where two are of one profile another table begins.
+    """
+    tables: list[dict[str, Json]] = [{}]
+    for record in records:
+        title = f"{record.profile} profile"
+        if title in tables[-1]:
+            tables.append({})
+        tables[-1][title] = {
             "Record": record.path.name,
             "Data": _data(record),
             "Device": f"{record.provenance['device']}, {record.provenance['threads']} threads",
@@ -59,10 +93,7 @@ def origin(records: Sequence[Record]) -> Styler:
             "Commit": _short(record.provenance["commit"]),
             "Made": record.provenance["created"],
         }
-        for record in records
-    }
-    table = pd.DataFrame(columns)
-    return plain(table.reset_index(names=""))
+    return Html("".join(plain(pd.DataFrame(own).reset_index(names="")).to_html() for own in tables))
 
 
 def _data(record: Record) -> str:
@@ -77,14 +108,21 @@ def _short(commits: str) -> str:
     return ", ".join(name[:8] + name[40:] for name in commits.split(", "))
 
 
-@dataclass(frozen=True)
-class Html:
-    """Something that a notebook shows as the HTML it is."""
+def heading(title: str) -> Html:
+    """Return the title of what a cell shows next."""
+    return Html(f"<p><b>{escape(title)}</b></p>")
 
-    html: str
 
-    def _repr_html_(self) -> str:
-        return self.html
+def verdicts_of_each(
+    experiments: Mapping[str, str], titles: Mapping[str, str], *, store: Store | None = None
+) -> Html:
+    """Return :func:`verdicts` of several experiments, each below its title (see there)."""
+    return Html(
+        "".join(
+            heading(titles[key]).html + verdicts(name, store=store).html
+            for key, name in experiments.items()
+        )
+    )
 
 
 def verdicts(experiment: str, *, store: Store | None = None) -> Html:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,8 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    RELEASED_NETWORK,
     ConfuseConfig,
+    against_released_network,
     profiles_of,
     runs,
     variants_of,
@@ -117,27 +116,20 @@ def map_summary(config: LabelMapConfig, trials: Sequence[Json]) -> Json:
     return {"rows": rows}
 
 
-def _mapping(name: str, figure: str, **profiles: Any) -> Experiment:
-    return Experiment(
-        name=f"deep_confuse/{name}",
-        summary=f"{figure}: confusion matrices, and the label-specific attack",
-        version=1,
-        config=LabelMapConfig,
-        profiles=profiles_of(
-            "mnist",
-            quick={"repeats": 2, "procedure.trials": 30, "select_every": 10},
-            small={"generators": 1},
-            **profiles,
-        ),
-        variants=variants_of("mnist"),
-        units=_map_units,
-        trial=map_trial,
-        check=_map_check,
-        summarise=map_summary,
-    )
-
-
-LABEL_MAP = _mapping("label_map", "Figure 10")
-NETWORK_LABEL_MAP = _mapping(
-    "network_label_map", "Figure 10, with the released code's network", paper=RELEASED_NETWORK
+LABEL_MAP = Experiment(
+    name="deep_confuse/label_map",
+    summary="Figure 10: confusion matrices, and the label-specific attack",
+    version=1,
+    config=LabelMapConfig,
+    profiles=profiles_of(
+        "mnist",
+        quick={"repeats": 2, "procedure.trials": 30, "select_every": 10},
+        small={"generators": 1},
+    ),
+    variants=variants_of("mnist"),
+    units=_map_units,
+    trial=map_trial,
+    check=_map_check,
+    summarise=map_summary,
 )
+NETWORK_LABEL_MAP = against_released_network(LABEL_MAP)

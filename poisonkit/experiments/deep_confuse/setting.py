@@ -1,10 +1,11 @@
 """The setting that the Deep Confuse experiments share, for each data set and at each scale."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from poisonkit.attacks.deep_confuse import Procedure
+from poisonkit.experiments.running import Experiment
 from poisonkit.options import added
 from poisonkit.store import Json
 from poisonkit.training import Recipe
@@ -283,6 +284,25 @@ def profiles_of(
 def variants_of(dataset: str) -> Mapping[str, Mapping[str, object]]:
     """Return the paper's variant, which changes nothing, and the released code's."""
     return {"paper": {}, "released": RELEASED[dataset]}
+
+
+def against_released_network(experiment: Experiment, **options: object) -> Experiment:
+    """Return an experiment on MNIST once more, with the released code's network.
+
+    Parameters
+    ----------
+    options : what else it changes of every profile.
+    """
+    paper, family = experiment.name.split("/")
+    return replace(
+        experiment,
+        name=f"{paper}/network_{family}",
+        summary=f"{experiment.summary}; with the released code's network",
+        profiles={
+            profile: {**own, **RELEASED_NETWORK, **options}
+            for profile, own in experiment.profiles.items()
+        },
+    )
 
 
 def runs(config: ConfuseConfig) -> list[Json]:

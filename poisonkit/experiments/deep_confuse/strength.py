@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,8 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    RELEASED_NETWORK,
     ConfuseConfig,
+    against_released_network,
     profiles_of,
     runs,
     variants_of,
@@ -118,31 +117,24 @@ def epsilon_summary(config: EpsilonConfig, trials: Sequence[Json]) -> Json:
     return {"rows": _by(trials, "epsilon")}
 
 
-def _epsilon(name: str, figure: str, **profiles: Any) -> Experiment:
-    return Experiment(
-        name=f"deep_confuse/{name}",
-        summary=f"{figure}: accuracy against the bound of the noise",
-        version=1,
-        config=EpsilonConfig,
-        profiles=profiles_of(
-            "mnist",
-            quick={"epsilons": (0.0, 0.1, 0.2, 0.3), "repeats": 2},
-            # What the verdict needs: a generator takes an hour of one core.
-            small={"epsilons": (0.0, 0.1, 0.15, 0.25, 0.3), "generators": 1},
-            **profiles,
-        ),
-        variants=variants_of("mnist"),
-        units=_epsilon_units,
-        trial=epsilon_trial,
-        check=_epsilon_check,
-        summarise=epsilon_summary,
-    )
-
-
-EPSILON = _epsilon("epsilon", "Figure 4")
-NETWORK_EPSILON = _epsilon(
-    "network_epsilon", "Figure 4, with the released code's network", paper=RELEASED_NETWORK
+EPSILON = Experiment(
+    name="deep_confuse/epsilon",
+    summary="Figure 4: accuracy against the bound of the noise",
+    version=1,
+    config=EpsilonConfig,
+    profiles=profiles_of(
+        "mnist",
+        quick={"epsilons": (0.0, 0.1, 0.2, 0.3), "repeats": 2},
+        # What the verdict needs: a generator takes an hour of one core.
+        small={"epsilons": (0.0, 0.1, 0.15, 0.25, 0.3), "generators": 1},
+    ),
+    variants=variants_of("mnist"),
+    units=_epsilon_units,
+    trial=epsilon_trial,
+    check=_epsilon_check,
+    summarise=epsilon_summary,
 )
+NETWORK_EPSILON = against_released_network(EPSILON)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,32 +228,25 @@ def share_summary(config: ShareConfig, trials: Sequence[Json]) -> Json:
     return {"rows": _by(trials, "kind", "epsilon", "share")}
 
 
-def _share(name: str, figure: str, **profiles: Any) -> Experiment:
-    return Experiment(
-        name=f"deep_confuse/{name}",
-        summary=f"{figure}: accuracy against the share of perturbed training images",
-        version=2,
-        config=ShareConfig,
-        profiles=profiles_of(
-            "mnist",
-            quick={"epsilons": (0.3,), "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2},
-            small={
-                "epsilons": (0.3,),
-                "shares": (0.0, 0.4, 0.9, 1.0),
-                "generators": 1,
-                "repeats": 2,
-            },
-            **profiles,
-        ),
-        variants=variants_of("mnist"),
-        units=_share_units,
-        trial=share_trial,
-        check=_share_check,
-        summarise=share_summary,
-    )
-
-
-SHARE = _share("share", "Figure 5")
-NETWORK_SHARE = _share(
-    "network_share", "Figure 5, with the released code's network", paper=RELEASED_NETWORK
+SHARE = Experiment(
+    name="deep_confuse/share",
+    summary="Figure 5: accuracy against the share of perturbed training images",
+    version=2,
+    config=ShareConfig,
+    profiles=profiles_of(
+        "mnist",
+        quick={"epsilons": (0.3,), "shares": (0.0, 0.5, 0.8, 0.9, 1.0), "repeats": 2},
+        small={
+            "epsilons": (0.3,),
+            "shares": (0.0, 0.4, 0.9, 1.0),
+            "generators": 1,
+            "repeats": 2,
+        },
+    ),
+    variants=variants_of("mnist"),
+    units=_share_units,
+    trial=share_trial,
+    check=_share_check,
+    summarise=share_summary,
 )
+NETWORK_SHARE = against_released_network(SHARE)

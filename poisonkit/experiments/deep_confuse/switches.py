@@ -151,7 +151,8 @@ SWITCHING = Experiment(
                 "released network",
             ),
         },
-        # Ten generators are learned, so each from half as many trials as elsewhere, and the
+        # Ten generators are learned (two of them equal to others, which other classifiers
+        # judge), so each from half as many trials as elsewhere, and the
         # classifiers see a third of the images. Both algorithms learn the same generator to
         # rounding, so one of them will do.
         small={

@@ -13,8 +13,8 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    RELEASED_NETWORK,
     ConfuseConfig,
+    against_released_network,
     profiles_of,
     runs,
     variants_of,
@@ -211,14 +211,7 @@ _DIGITS: Mapping[str, object] = {
     "repeats": 2,
 }
 TRANSFER = _transfer_on("mnist", "transfer", "Figure 6", quick=_DIGITS, small={"repeats": 1})
-NETWORK_TRANSFER = _transfer_on(
-    "mnist",
-    "network_transfer",
-    "Figure 6, with the released code's network",
-    quick=_DIGITS,
-    small={"repeats": 1},
-    paper={**RELEASED_NETWORK, "resized": "attacked"},
-)
+NETWORK_TRANSFER = against_released_network(TRANSFER, resized="attacked")
 TRANSFER_CIFAR10 = _transfer_on(
     "cifar10", "transfer_cifar10", "Figure 7a", quick=_DIGITS, small=_NARROW, paper=_DEEP
 )

@@ -18,7 +18,7 @@ from poisonkit.figures.deep_confuse.measures import (
     switches_table,
 )
 from poisonkit.figures.deep_confuse.pictures import components_figure, images_figure, noise_figure
-from poisonkit.figures.deep_confuse.shared import PAPER_DATA
+from poisonkit.figures.deep_confuse.shared import NETWORKS, PAPER_DATA
 from poisonkit.figures.deep_confuse.strength import (
     epsilon_figure,
     epsilon_slider,
@@ -27,6 +27,7 @@ from poisonkit.figures.deep_confuse.strength import (
 from poisonkit.figures.deep_confuse.transfer import transfer_figure, transfer_table
 
 __all__ = [
+    "NETWORKS",
     "PAPER_DATA",
     "accuracy_table",
     "components_figure",
