@@ -11,6 +11,7 @@ from poisonkit.attacks.generated_noise import craft
 from poisonkit.experiments.deep_confuse.data import Data, begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
+    FAST_SURROGATES,
     RELEASED_NETWORK,
     ConfuseConfig,
     profiles_of,
@@ -183,6 +184,6 @@ NETWORK = _attack_on(
     "MNIST",
     name="network",
     summary="the attack on MNIST, against the released code's network",
-    small={"repeats": 1},
+    small={**FAST_SURROGATES, "repeats": 1},
     paper=RELEASED_NETWORK,
 )
