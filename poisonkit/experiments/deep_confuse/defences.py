@@ -13,12 +13,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
-from poisonkit.experiments.deep_confuse.setting import (
-    FAST_SURROGATES,
-    ConfuseConfig,
-    profiles_of,
-    runs,
-)
+from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
 from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     clean_and_perturbed,
@@ -154,7 +149,7 @@ DEFENCE = Experiment(
     version=1,
     config=DefencesConfig,
     profiles=profiles_of(
-        "mnist", quick={"repeats": 2}, small={**FAST_SURROGATES, "generators": 1, "repeats": 1, "attack_steps": 3}
+        "mnist", quick={"repeats": 2}, small={"generators": 1, "repeats": 1, "attack_steps": 3}
     ),
     variants={"paper": {}},
     units=_defence_units,

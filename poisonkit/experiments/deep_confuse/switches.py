@@ -10,7 +10,6 @@ from poisonkit.errors import unknown
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    FAST_SURROGATES,
     RELEASED_NETWORK,
     ConfuseConfig,
     profiles_of,
@@ -157,7 +156,6 @@ SWITCHING = Experiment(
         # classifiers see a third of the images. Both algorithms learn the same generator to
         # rounding, so one of them will do.
         small={
-            **FAST_SURROGATES,
             "generators": 1,
             "images_per_class": 2000,
             "procedure.trials": 30,

@@ -13,7 +13,6 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    FAST_SURROGATES,
     ConfuseConfig,
     against_released_network,
     profiles_of,
@@ -211,9 +210,7 @@ _DIGITS: Mapping[str, object] = {
     "classifiers": ("original", "half", "twice", *CLASSICAL),
     "repeats": 2,
 }
-TRANSFER = _transfer_on(
-    "mnist", "transfer", "Figure 6", quick=_DIGITS, small={**FAST_SURROGATES, "repeats": 1}
-)
+TRANSFER = _transfer_on("mnist", "transfer", "Figure 6", quick=_DIGITS, small={"repeats": 1})
 NETWORK_TRANSFER = against_released_network(TRANSFER, resized="attacked")
 TRANSFER_CIFAR10 = _transfer_on(
     "cifar10", "transfer_cifar10", "Figure 7a", quick=_DIGITS, small=_NARROW, paper=_DEEP
