@@ -214,13 +214,26 @@ def test_a_page_shows_the_verdicts_on_its_own_exhibits_with_their_rules(
 ) -> None:
     experiment = save("small").experiment
     shown = verdicts(experiment, store=store).html
-    judged = [found for found in judge_all(store) if found.outcome]
     assert TABLE in shown
     for exhibit in EXHIBITS:
-        own = exhibit.experiment == experiment and any(j.exhibit_of is exhibit for j in judged)
+        own = exhibit.experiment == experiment
         assert (f">{escape(exhibit.exhibit)}</td>" in shown) == own
         assert not own or escape(exhibit.rule) in shown
     assert "no record to judge" in verdicts("metapoison/crafting", store=store).html
+
+
+def test_a_page_with_several_records_has_one_table_and_says_what_is_not_attempted(
+    store: Store, save: Callable[..., Record]
+) -> None:
+    experiments = (save("small").experiment, "deep_confuse/share", "deep_confuse/network_share")
+    shown = verdicts(*experiments, store=store).html
+    assert shown.count("<table") == 1
+    missing = [one for one in EXHIBITS if one.experiment in experiments[1:]]
+    assert len(missing) == 2
+    assert len({one.rule for one in missing}) == shown.count(escape(missing[0].rule)) == 1
+    for exhibit in missing:
+        row = shown[shown.index(f">{exhibit.exhibit}</td>") :]
+        assert "not attempted" in row[: row.index("</tr>")]
 
 
 def test_digits_and_changed_settings_are_not_judged(

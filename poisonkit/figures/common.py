@@ -113,24 +113,11 @@ def heading(title: str) -> Html:
     return Html(f"<p><b>{escape(title)}</b></p>")
 
 
-def verdicts_of_each(
-    experiments: Mapping[str, str], titles: Mapping[str, str], *, store: Store | None = None
-) -> Html:
-    """Return :func:`verdicts` of several experiments, each below its title (see there)."""
-    return Html(
-        "".join(
-            heading(titles[key]).html + verdicts(name, store=store).html
-            for key, name in experiments.items()
-        )
-    )
-
-
-def verdicts(experiment: str, *, store: Store | None = None) -> Html:
-    """Return the scorecard's rows that rest on one experiment, and below them their rules."""
+def verdicts(*experiments: str, store: Store | None = None) -> Html:
+    """Return the scorecard's rows that rest on the experiments, and below them their rules."""
     store = store or default_store()
-    own = (exhibit for exhibit in EXHIBITS if exhibit.experiment == experiment)
-    judged = [found for exhibit in own if (found := judge(exhibit, store)).outcome]
-    if not judged:
+    judged = [judge(one, store) for one in EXHIBITS if one.experiment in experiments]
+    if not any(judgement.outcome for judgement in judged):
         return Html("<p>There is no record to judge yet.</p>")
     rules = list(dict.fromkeys(judgement.exhibit_of.rule for judgement in judged))
     letters = dict(zip(rules, ascii_uppercase, strict=False))
@@ -140,7 +127,7 @@ def verdicts(experiment: str, *, store: Store | None = None) -> Html:
             "Verdict": f"{VERDICT_MARKS[judgement.verdict]} {judgement.verdict}",
             "Reported": judgement.show_reported(),
             "Measured": judgement.show_measured(),
-            "Runs": judgement.outcome.n if judgement.outcome else 0,
+            "Runs": judgement.outcome.n if judgement.outcome else "-",
             "Profile": judgement.record.profile if judgement.record else "-",
             "Rule": letters[judgement.exhibit_of.rule],
         }

@@ -15,7 +15,7 @@ class TwoLayerConvNet(nn.Module):
     """Two 3x3 convolutions with 20 and 50 channels, then 500 hidden units (section 5, MNIST).
 
     The paper does not mention pooling here; each convolution is followed by 2x2
-    max-pooling, as its other classifier's are. Nor does it mention batch normalisation,
+    max-pooling, as those of :class:`FiveLayerConvNet` are. Nor does it mention batch normalisation,
     which its code has everywhere. The code's form has 5x5 convolutions without padding,
     average pooling, and normalises the logits, too.
 
@@ -72,7 +72,8 @@ class FiveLayerConvNet(nn.Module):
     """Five 3x3 convolutions, each followed by 2x2 max-pooling (section 5, CIFAR-10, ImageNet).
 
     32, 64, 128, 128 and 128 channels; what is left of the image is averaged before
-    the linear layer. ``normalised`` adds batch normalisation, which the paper does
+    the linear layer. The paper does not say which pooling; the released ImageNet code takes
+    maxima. ``normalised`` adds batch normalisation, which the paper does
     not mention and the released ImageNet code has.
 
     The parts are named ``convolutions``, ``pool`` (the last hidden layer) and ``linear``.
