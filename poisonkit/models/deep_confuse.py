@@ -73,8 +73,8 @@ class FiveLayerConvNet(nn.Module):
 
     32, 64, 128, 128 and 128 channels; what is left of the image is averaged before
     the linear layer. The paper does not say which pooling; the released ImageNet code takes
-    maxima. ``normalised`` adds batch normalisation, which the paper does
-    not mention and the released ImageNet code has.
+    maxima. ``normalised`` adds batch normalisation, which the paper does not mention and
+    that code has.
 
     The parts are named ``convolutions``, ``pool`` (the last hidden layer) and ``linear``.
     """
