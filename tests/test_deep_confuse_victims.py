@@ -1,6 +1,7 @@
 """Deep Confuse's victims: equal settings are one training, and each measure does what it says."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -230,9 +231,22 @@ def test_the_released_network_stands_for_surrogates_for_classifiers_or_for_both(
         ("released network for surrogates", text, code),
         ("released network for classifiers", code, text),
         ("released network", code, code),
+        ("surrogates with 5x5 kernels", text, f"{text}_5x5"),
+        ("surrogates with average pooling", text, f"{text}_average"),
+        ("surrogates with normalised logits", text, f"{text}_logits"),
     ):
         found = networks_of(with_options(config, SWITCHES[switch]))
         assert found == [(attacked, None), (surrogate, 10)]
+
+
+@pytest.mark.parametrize("profile", ["small", "paper"])
+def test_a_rate_is_switched_only_where_the_profile_has_another_than_the_paper(profile):
+    config = EXPERIMENTS["deep_confuse/switches"].configure(profile=profile)
+    rates = [name for name in config.switches if "rate" in name]
+    assert bool(rates) == (config.procedure.surrogate_rate != 0.01) == (profile == "small")
+    for name in rates:
+        switched = with_options(config, SWITCHES[name])
+        assert switched.procedure == replace(config.procedure, surrogate_rate=0.01)
 
 
 def test_the_released_generator_and_all_of_the_released_code_can_be_switched_on(laboratory):

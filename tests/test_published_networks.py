@@ -239,6 +239,7 @@ def normalised_after(network: nn.Module) -> list[int]:
         ("two_layer_cnn_bn_5x5", [20, 50, 500, 0]),
         ("two_layer_cnn_bn_average", [20, 50, 500, 0]),
         ("two_layer_cnn_bn_logits", [20, 50, 500, 10]),
+        ("two_layer_cnn_bn_average_logits", [20, 50, 500, 10]),
         ("released_two_layer_cnn", [20, 50, 500, 10]),
     ],
 )
@@ -269,7 +270,10 @@ def test_the_released_two_layer_network_is_the_codes(mnist_like):
 
 
 def test_three_changes_make_the_released_network_of_the_texts(mnist_like):
-    """Each of them by itself changes one of: kernels, pooling, what is normalised."""
+    """Each of them by itself changes one of: kernels, pooling, what is normalised.
+
+    Pooling and logits are what the text is silent about; the kernels it names.
+    """
 
     def form(name: str) -> tuple[object, ...]:
         modules = [*create(name, like=mnist_like, seed=0).modules()]
@@ -284,6 +288,7 @@ def test_three_changes_make_the_released_network_of_the_texts(mnist_like):
         expected = [*before]
         expected[place] = after[place]
         assert form(f"two_layer_cnn_bn_{name}") == tuple(expected)
+    assert form("two_layer_cnn_bn_average_logits") == (before[0], *after[1:])
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "two_layer_cnn_bn_5x5": partial(TwoLayerConvNet, normalised="inner", kernel_size=5),
     "two_layer_cnn_bn_average": partial(TwoLayerConvNet, normalised="inner", pooling="average"),
     "two_layer_cnn_bn_logits": partial(TwoLayerConvNet, normalised="all"),
+    "two_layer_cnn_bn_average_logits": partial(
+        TwoLayerConvNet, normalised="all", pooling="average"
+    ),
     "released_two_layer_cnn": partial(
         TwoLayerConvNet, normalised="all", kernel_size=5, pooling="average"
     ),
