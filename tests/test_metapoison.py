@@ -431,14 +431,18 @@ def test_changes_after_every_batch_share_the_rate_of_a_step(scene):
 
 @pytest.mark.parametrize("update", ["epoch", "batch"])
 def test_the_changes_of_a_step_share_the_weight_of_its_smoothness(scene, update, monkeypatch):
-    """Roughness is all that there is to follow where the meta-gradient is nothing."""
-    pulls = []
+    """Roughness is all that there is to follow where the meta-gradient is nothing.
+
+    The mean over all poisons counts once for each batch that holds any.
+    """
+    pulls, held = [], []
 
     def watch(state, seen, optimizer, rate):
         state.recolouring.offsets.data.normal_(generator=torch.Generator().manual_seed(4))
         optimizer.zero_grad()
         change(state, replace(seen, slope=torch.zeros_like(seen.slope)), optimizer, rate)
         pulls.append(state.recolouring.offsets.grad.clone())
+        held.append(seen.batches)
 
     change = metapoison._State.change_by
     monkeypatch.setattr(metapoison._State, "change_by", watch)
@@ -446,7 +450,8 @@ def test_the_changes_of_a_step_share_the_weight_of_its_smoothness(scene, update,
     assert len(pulls) == (1 if update == "epoch" else 4)
     alone = Recolouring(6, bound=0.1)
     alone.offsets.data.normal_(generator=torch.Generator().manual_seed(4))
-    (3 * alone.roughness().sum()).backward()
+    # Two surrogates: the mean of the numbers of their batches.
+    (3 * sum(held) / 2 * alone.roughness().mean()).backward()
     torch.testing.assert_close(sum(pulls), alone.offsets.grad)
 
 

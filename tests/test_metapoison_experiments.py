@@ -123,7 +123,6 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
         "smaller change, and of colours": {
             "epsilon": 8 / 255,
             "colour": 0.04,
-            "smoothness": 8.0,
         },
         "first batch's poisons in all steps": {"later": "first"},
         "range of pixels may be left": {"clipped": False},
@@ -135,7 +134,6 @@ def test_each_switch_changes_the_crafting_as_it_says_and_nothing_else():
             "clipped": False,
             "epsilon": 8 / 255,
             "colour": 0.04,
-            "smoothness": 8.0,
             "momentum": 0.0,
         },
         "poisons changed after every batch": {"update": "batch"},
@@ -156,8 +154,8 @@ def test_the_released_variant_is_what_the_authors_code_does():
     assert found["procedure"] == {
         "epsilon": 8 / 255,
         "colour": 0.04,
-        "smoothness": 8.0,
-        "steps": 60,
+        "smoothness": 1.0,
+        "steps": 61,
         "unroll": 2,
         "surrogates": 24,
         "stagger": 1,
@@ -171,11 +169,14 @@ def test_the_released_variant_is_what_the_authors_code_does():
         "objective": "margin",
         "optimizer": "adam",
         "learning_rate": 200 / 255,
-        "drops": [1 / 3, 2 / 3],
+        "drops": [20 / 61, 40 / 61],
         "start": "noise",
         "later": "first",
         "clipped": False,
     }
+    procedure = EXPERIMENTS["metapoison/victims"].configure(variant="released").procedure
+    rates = [255 * procedure.rate_at(step) for step in (4, 19, 20, 39, 40, 60)]
+    assert rates == pytest.approx([200, 200, 20, 20, 2, 2])
     recipe = found["recipe"]
     assert recipe["epochs"] == 200
     assert recipe["optimizer"] == "sgd"
@@ -206,6 +207,8 @@ def test_at_the_papers_scale_the_released_switch_is_the_variant_but_for_its_scal
     scale = {
         "model": plain.model,
         "procedure.surrogates": plain.procedure.surrogates,
+        "procedure.steps": plain.procedure.steps,
+        "procedure.drops": plain.procedure.drops,
         "recipe.epochs": plain.recipe.epochs,
     }
     expected = as_json(with_options(code, scale)) | {"variant": "paper"}

@@ -94,7 +94,8 @@ def test_roughness_is_that_of_neighbours_in_the_grid():
     ramp = torch.arange(3.0)
     with torch.no_grad():
         recolouring.offsets[0] = ramp.view(1, 3, 1, 1)  # along Y only, by 1 a step
-    assert recolouring.roughness().tolist() == pytest.approx([1 / 3, 0])
+    # The slopes are 1 by a third of the range.
+    assert recolouring.roughness().tolist() == pytest.approx([9 / 3, 0])
 
 
 def test_the_gradient_reaches_the_offsets():

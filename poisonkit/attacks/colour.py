@@ -65,10 +65,15 @@ class Recolouring(nn.Module):
         return to_rgb(yuv + moved[:, :, 0]).clamp(0, 1)
 
     def roughness(self) -> Tensor:
-        """Return the mean squared difference of neighbours in the grid, for each image [n]."""
+        """Return the mean squared slope between neighbours in the grid, for each image [n].
+
+        A slope is the difference of two offsets by the length of a grid's cell, 1 / ``points``
+        (the released code's convention).
+        """
         total = torch.zeros(len(self.offsets), device=self.offsets.device)
         for axis in (2, 3, 4):
-            total = total + self.offsets.diff(dim=axis).square().flatten(1).mean(1)
+            slope = self.offsets.shape[axis] * self.offsets.diff(dim=axis)
+            total = total + slope.square().flatten(1).mean(1)
         return total / 3
 
     @torch.no_grad()

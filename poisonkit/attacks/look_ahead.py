@@ -21,14 +21,12 @@ class Seen:
     Attributes
     ----------
     losses : the target's loss before and after unrolling, summed over ``batches``.
-    batches : that held poisons.
-    share : of the epoch that these batches are.
+    batches : that held poisons, of all surrogates.
     slope : [n, C, H, W], the meta-gradient: a sum over the batches, a mean over the surrogates.
     """
 
     losses: Tensor
     batches: int
-    share: float
     slope: Tensor
 
 
@@ -89,8 +87,7 @@ def look_ahead(
             surrogate.descend(x, y[rows])
         if batches.stop == len(order):
             surrogate.finish_epoch()
-    share = len(batches) / len(orders[0])
-    return Seen(losses=seen, batches=count, share=share, slope=slope / procedure.surrogates)
+    return Seen(losses=seen, batches=count, slope=slope / procedure.surrogates)
 
 
 def _unrolled_batches(

@@ -22,9 +22,10 @@ class Procedure:
     epsilon : bound of the change of each value on the [0, 1] scale.
     colour : bound of a smooth change of colours that comes before it, in each of Y, U and V;
         0 is none.
-    smoothness : weight of the colour change's roughness in what is minimised. The released
-        code's is 8 where a class of a tenth of the images is poisoned whole: it adds, for
-        each batch, 100 times the mean over all poisons.
+    smoothness : weight of the colour changes' roughness in what is minimised: its mean over
+        all poisons, as often as the target's loss after unrolling, once for each batch that
+        holds poisons. So a poison's own weighs more if it is one of few. The released code
+        has 1.
     steps : crafting steps; each goes through one epoch of every surrogate, and ends with a
         change of the poisons (or several, see ``update``).
     unroll : K, steps of gradient descent that are looked ahead.

@@ -229,8 +229,9 @@ class _State(nn.Module):
         optimizer.zero_grad(set_to_none=True)
         self.images().backward(seen.slope)
         if self.recolouring is not None:
-            weight = self.procedure.smoothness * seen.share
-            (weight * self.recolouring.roughness().sum()).backward()
+            # The mean over the surrogates, as the meta-gradient is.
+            batches = seen.batches / self.procedure.surrogates
+            (self.procedure.smoothness * batches * self.recolouring.roughness().mean()).backward()
         if self.procedure.optimizer == "adam":
             for group, (_, scale) in zip(optimizer.param_groups, self.parts, strict=True):
                 group["lr"] = scale * rate

@@ -10,8 +10,14 @@ from poisonkit.experiments.metapoison.victims import runs
 from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.store import Json
 
-#: Which network, how many surrogates and epochs: the scale, which no switch changes.
-_SCALE = ("model", "procedure.surrogates", "recipe.epochs")
+#: Which network, how many surrogates, steps and epochs: the scale, which no switch changes.
+_SCALE = (
+    "model",
+    "procedure.surrogates",
+    "procedure.steps",
+    "procedure.drops",
+    "recipe.epochs",
+)
 #: What each switch changes of the paper's setting; the seven after it are the released code's,
 #: ``released`` all of them together with how it trains. (When poisons are changed, the setting
 #: follows the code, and the switch Algorithm 1.)
@@ -22,7 +28,6 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     "smaller change, and of colours": {
         "procedure.epsilon": 8 / 255,
         "procedure.colour": 0.04,
-        "procedure.smoothness": 8.0,
     },
     "first batch's poisons in all steps": {"procedure.later": "first"},
     "range of pixels may be left": {"procedure.clipped": False},
@@ -75,7 +80,7 @@ SWITCHING = one_at_a_time(
     summary="what each difference between the paper and the released code changes",
     config=MetaSwitchesConfig,
     units=_switch_units,
-    version=4,
+    version=5,
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={
