@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models.googlenet import Inception
 
 from poisonkit.errors import PoisonkitError
-from poisonkit.models import create, features
+from poisonkit.models import create, features, tapped
 
 EIGHT = (
     "resnet18",
@@ -45,6 +45,23 @@ def test_all_but_the_first_and_the_last_layer_is_torchvisions(name, make_images)
     assert rest(network) == rest(published)
     kernels = [tuple(p.shape) for p in network.parameters() if p.ndim == 4]
     assert set(kernels[1:]) <= {tuple(p.shape) for p in published.parameters()}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
+def test_of_large_images_they_are_torchvisions_networks(name, make_images):
+    """Its stem halves them twice before the first stage."""
+    images = make_images(3, classes=3, size=(65, 72))
+    network = create(name, like=images, seed=0).eval()
+    published = torchvision.models.get_model(name, weights=None, num_classes=3)
+    kernels, expected = (
+        sorted(tuple(p.shape) for p in model.parameters() if p.ndim > 1)
+        for model in (network, published)
+    )
+    assert kernels == expected
+    assert parameters(network) == parameters(published)
+    with tapped(network, "stem") as outputs, torch.no_grad():
+        network(images.x / 255)
+    assert outputs[0].shape == (3, 64, 17, 18)
 
 
 @pytest.mark.parametrize(("name", "timms"), [("senet18", "seresnet18"), ("dpn92", "dpn92")])

@@ -1,10 +1,11 @@
 """Published architectures for small images, all in the same named parts.
 
 As published, most of these networks reduce an image to a quarter of its side before
-their first stage, which leaves of 32 pixels a single one in the end. Here the first
-convolution is 3x3 of stride 1 and nothing is pooled after it, as CIFAR-10 classifiers of
-these kinds have it. Their units are torchvision's and timm's, which take seconds to import:
-each function imports what it builds with.
+their first stage, which leaves of 32 pixels a single one in the end. For images of up to 64
+pixels the first convolution here is 3x3 of stride 1 and nothing is pooled after it, as CIFAR-10
+classifiers of these kinds have it; for larger ones it is 7x7 of stride 2, and 3x3 maxima of
+stride 2 follow, as in the published ResNets, DenseNets and DPN. Their units are torchvision's
+and timm's, which take seconds to import: each function imports what it builds with.
 
 The parts are named ``stem``, ``stage1`` ... (each ends before the image is made smaller;
 ``stage2.0`` is a unit of one), ``pool`` (the last representation [N, d]) and ``linear``.
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 #: Channels of the first stage of a published network, to which ``width`` is relative.
 FULL = 64
+#: Pixels high and wide up to which the stem leaves an image its size.
+SMALL_IMAGE = 64
 
 
 def _network(
@@ -46,8 +49,14 @@ def _convolution(channels_in: int, channels: int, side: int = 3, stride: int = 1
     )
 
 
-def _stem(channels_in: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(*_convolution(channels_in, channels), nn.ReLU(inplace=True))
+def _stem(channels_in: int, channels: int, image_size: tuple[int, int]) -> nn.Sequential:
+    if max(image_size) <= SMALL_IMAGE:
+        return nn.Sequential(*_convolution(channels_in, channels), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        *_convolution(channels_in, channels, side=7, stride=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
 
 
 # Residual networks ----------------------------------------------------------------------------
@@ -85,7 +94,14 @@ def _squeeze_and_excitation(
 
 
 def _residual(
-    unit: Unit, expansion: int, units: Sequence[int], *, width: int, channels: int, classes: int
+    unit: Unit,
+    expansion: int,
+    units: Sequence[int],
+    *,
+    classes: int,
+    channels: int,
+    image_size: tuple[int, int],
+    width: int = FULL,
 ) -> nn.Module:
     stages = []
     wide = width
@@ -99,7 +115,7 @@ def _residual(
             stage.append(unit(wide, narrow, stride, shortcut))
             wide = expansion * narrow
         stages.append(stage)
-    return _network(_stem(channels, width), stages, channels=wide, classes=classes)
+    return _network(_stem(channels, width, image_size), stages, channels=wide, classes=classes)
 
 
 #: The unit, how many times its first convolution's channels leave it, and units in each stage.
@@ -118,7 +134,9 @@ RESIDUAL: dict[str, tuple[Unit, int, tuple[int, ...]]] = {
 DUAL_PATHS = ((256, 16, 3, 3), (512, 32, 6, 4), (1024, 24, 12, 20), (2048, 128, 24, 3))
 
 
-def _dual_path(*, width: int, channels: int, classes: int) -> nn.Module:
+def _dual_path(
+    *, classes: int, channels: int, image_size: tuple[int, int], width: int = FULL
+) -> nn.Module:
     from timm.models.dpn import DualPathBlock
 
     class Unit(DualPathBlock):
@@ -144,7 +162,7 @@ def _dual_path(*, width: int, channels: int, classes: int) -> nn.Module:
             wide = wide + grows if index else residual + 3 * grows
         stages.append(stage)
     stages[-1].append(nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(inplace=True)))
-    return _network(_stem(channels, width), stages, channels=wide, classes=classes)
+    return _network(_stem(channels, width, image_size), stages, channels=wide, classes=classes)
 
 
 # Inverted residuals ---------------------------------------------------------------------------
@@ -158,11 +176,13 @@ INVERTED = (
 )
 
 
-def _inverted(*, width: int, channels: int, classes: int) -> nn.Module:
+def _inverted(
+    *, classes: int, channels: int, image_size: tuple[int, int], width: int = FULL
+) -> nn.Module:
     from torchvision.models.mobilenetv2 import InvertedResidual
 
     wide = width // 2
-    stem = _stem(channels, wide)
+    stem = _stem(channels, wide, image_size)
     stages = []
     for number, groups in enumerate(INVERTED):
         stage = nn.Sequential()
@@ -195,11 +215,13 @@ INCEPTION = (
 )
 
 
-def _inception(*, width: int, channels: int, classes: int) -> nn.Module:
+def _inception(
+    *, classes: int, channels: int, image_size: tuple[int, int], width: int = FULL
+) -> nn.Module:
     from torchvision.models.googlenet import Inception
 
     wide = 192 * width // FULL
-    stem = _stem(channels, wide)
+    stem = _stem(channels, wide, image_size)
     stages = []
     for number, units in enumerate(INCEPTION):
         stage = nn.Sequential()
@@ -222,7 +244,14 @@ DENSE: dict[str, tuple[int, ...]] = {
 }
 
 
-def _dense(blocks: tuple[int, ...], *, width: int, channels: int, classes: int) -> nn.Module:
+def _dense(
+    blocks: tuple[int, ...],
+    *,
+    classes: int,
+    channels: int,
+    image_size: tuple[int, int],
+    width: int = FULL,
+) -> nn.Module:
     from torchvision.models import DenseNet
 
     whole = DenseNet(growth_rate=width // 2, block_config=blocks, num_init_features=width)
@@ -234,29 +263,18 @@ def _dense(blocks: tuple[int, ...], *, width: int, channels: int, classes: int) 
     last = parts["norm5"]
     assert isinstance(last, nn.BatchNorm2d)
     stages[-1].append(nn.Sequential(last, nn.ReLU(inplace=True)))
-    stem = _stem(channels, width)
+    stem = _stem(channels, width, image_size)
     return _network(stem, stages, channels=last.num_features, classes=classes)
 
 
 # All of them ----------------------------------------------------------------------------------
 
 
-def _sized(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return the factory of a network, of the published width unless told otherwise."""
-
-    def made(
-        *, classes: int, channels: int, image_size: tuple[int, int], width: int = FULL
-    ) -> nn.Module:
-        return build(width=width, channels=channels, classes=classes)
-
-    return made
-
-
 #: Name to factory; ``width`` 64 is the published one, with any other all channels scale.
 PUBLISHED: dict[str, Callable[..., nn.Module]] = {
-    **{name: _sized(partial(_residual, *parts)) for name, parts in RESIDUAL.items()},
-    "dpn92": _sized(_dual_path),
-    "mobilenet_v2": _sized(_inverted),
-    "googlenet": _sized(_inception),
-    **{name: _sized(partial(_dense, blocks)) for name, blocks in DENSE.items()},
+    **{name: partial(_residual, *parts) for name, parts in RESIDUAL.items()},
+    "dpn92": _dual_path,
+    "mobilenet_v2": _inverted,
+    "googlenet": _inception,
+    **{name: partial(_dense, blocks) for name, blocks in DENSE.items()},
 }
