@@ -1,5 +1,6 @@
 """Generators keep the bound they promise, after rounding too, and survive being saved."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
 from poisonkit.attacks.deep_confuse import Procedure, fit_generator
 from poisonkit.attacks.generated_noise import (
@@ -19,7 +22,7 @@ from poisonkit.attacks.generated_noise import (
 )
 from poisonkit.bounds import levels
 from poisonkit.errors import PoisonkitError
-from poisonkit.models.generators import GENERATORS, create_generator
+from poisonkit.models.generators import GENERATORS, NoiseGenerator, create_generator
 
 
 def saturated(images, epsilon):
@@ -261,6 +264,50 @@ def test_a_file_that_is_no_generator_is_named(tmp_path: Path):
     path.write_bytes(b"something else entirely")
     with pytest.raises(PoisonkitError, match="not a generator's file"):
         load_generator(path)
+
+
+def test_a_file_that_lacks_what_the_generator_is_names_it(make_images, tmp_path):
+    images = make_images(5, size=(16, 16))
+    path = tmp_path / "generator.safetensors"
+    save_file(
+        saturated(images, 0.1).state_dict(),
+        path,
+        metadata={"poisonkit": json.dumps({"format": 1, "generator": "unet", "options": {}})},
+    )
+    with pytest.raises(PoisonkitError, match="does not say its channels, epsilon"):
+        load_generator(path)
+
+
+def test_an_option_that_a_generator_does_not_have_is_named(make_images, tmp_path):
+    images = make_images(3, size=(16, 16))
+    with pytest.raises(PoisonkitError, match="'unet' does not have the option depth"):
+        create_generator("unet", like=images, epsilon=0.1, seed=0, depth=3)
+    generator = create_generator("unet", like=images, epsilon=0.1, seed=0)
+    with pytest.raises(PoisonkitError, match="'unet' does not have the option depth"):
+        save_generator(tmp_path / "unet", generator, name="unet", channels=3, depth=3)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -0.1, 5.0, float("nan")])
+def test_no_generator_has_another_bound_than_0_to_1(epsilon):
+    with pytest.raises(PoisonkitError, match=r"epsilon must lie in \(0, 1\]"):
+        NoiseGenerator(nn.Identity(), epsilon=epsilon)
+
+
+def test_building_and_reading_a_generator_leaves_the_callers_random_state(make_images, tmp_path):
+    images = make_images(3, size=(16, 16))
+    path = tmp_path / "generator.safetensors"
+    before = torch.random.get_rng_state()
+    generator = create_generator("unet", like=images, epsilon=0.1, seed=0, width=4)
+    save_generator(path, generator, name="unet", channels=3, width=4)
+    load_generator(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_share_is_at_least_one_image(make_images):
+    images = make_images(5, size=(16, 16))
+    assert len(craft(images, saturated(images, 0.1), share=0.15).rows) == 1
+    with pytest.raises(PoisonkitError, match="of 5 images is none of them"):
+        craft(images, saturated(images, 0.1), share=0.05)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])

@@ -14,10 +14,10 @@ from torch import Tensor
 from poisonkit.attacks.deep_confuse import add_noise
 from poisonkit.bounds import levels, round_within
 from poisonkit.data import image_files, read_image
-from poisonkit.errors import PoisonkitError, unknown
+from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
-from poisonkit.models.generators import GENERATORS, NoiseGenerator, check_shape
+from poisonkit.models.generators import NoiseGenerator, build_generator, check_shape
 from poisonkit.poison import Poison, clean_label_poison
 
 FORMAT = 1
@@ -95,7 +95,8 @@ def craft(
 
     Parameters
     ----------
-    share : of all images, in (0, 1]; below 1 they are chosen at random by ``seed``.
+    share : of all images, in (0, 1] and at least one image; below 1 they are chosen at random
+        by ``seed``.
     """
     rows = rows_to_perturb(train, share=share, seed=seed)
     changed = perturb(generator, train.x[rows])
@@ -106,9 +107,12 @@ def rows_to_perturb(train: ImageSet, *, share: float, seed: int) -> Tensor:
     """Return the rows of a share of the images, chosen at random by the seed, in order."""
     if not 0 < share <= 1:
         raise PoisonkitError(f"the share must lie in (0, 1], not {share}")
+    count = round(share * len(train))
+    if count < 1:
+        raise PoisonkitError(f"a share of {share} of {len(train)} images is none of them")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator)
-    return order[: round(share * len(train))].sort().values.to(train.device)
+    return order[:count].sort().values.to(train.device)
 
 
 def check_fit(generator: NoiseGenerator, x: Tensor) -> None:
@@ -162,6 +166,8 @@ def load_generator(path: Path, *, device: torch.device | str = "cpu") -> NoiseGe
         raise PoisonkitError(f"{path} is not a generator's file ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise PoisonkitError(f"{path} is not a generator of this version")
+    if missing := {"generator", "channels", "options", "epsilon"} - about.keys():
+        raise PoisonkitError(f"{path} does not say its {', '.join(sorted(missing))}")
     return _rebuilt(
         about["generator"], about["channels"], about["options"], state, about["epsilon"]
     ).to(device)
@@ -175,9 +181,7 @@ def _rebuilt(
     epsilon: float,
 ) -> NoiseGenerator:
     """Build a generator, in eval mode, and give it weights that must be those of its kind."""
-    if name not in GENERATORS:
-        raise unknown("generator", name, GENERATORS)
-    generator = NoiseGenerator(GENERATORS[name](channels=channels, **options), epsilon=epsilon)
+    generator = build_generator(name, channels, options, epsilon=epsilon, seed=0)
     try:
         generator.load_state_dict(state)
     except RuntimeError as error:

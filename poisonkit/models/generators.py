@@ -8,7 +8,7 @@ in ``epsilon * tanh``, equation 3.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -156,10 +156,11 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class NoiseGenerator(nn.Module):
-    """``epsilon * tanh(body(x))``: noise of at most ``epsilon`` for images in [0, 1]."""
+    """``epsilon * tanh(body(x))``: noise of at most epsilon, in (0, 1], for images in [0, 1]."""
 
     def __init__(self, body: nn.Module, *, epsilon: float) -> None:
         super().__init__()
+        check_epsilon(epsilon)
         self.body = body
         self.epsilon = epsilon
 
@@ -184,19 +185,32 @@ def create_generator(
     Raises
     ------
     PoisonkitError
-        If epsilon is outside (0, 1], or the generator cannot return noise of the
-        images' shape.
+        If epsilon is outside (0, 1], the generator has no such option, or it cannot return
+        noise of the images' shape.
     """
+    generator = build_generator(name, like.channels, options, epsilon=epsilon, seed=seed)
+    check_shape(generator, (like.channels, *like.image_size), called=f"generator {name!r}")
+    return generator.train().to(like.device)
+
+
+def build_generator(
+    name: str, channels: int, options: Mapping[str, int], *, epsilon: float, seed: int
+) -> NoiseGenerator:
+    """Build a generator for images of that many channels, see :func:`create_generator`."""
     factory = look_up("generator", name, GENERATORS)
-    check_epsilon(epsilon)
     if options.get("width", 1) < 1:
         raise PoisonkitError(f"a generator must be at least 1 channel wide, not {options['width']}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        body = factory(channels=like.channels, **options)
-    generator = NoiseGenerator(body, epsilon=epsilon)
-    check_shape(generator, (like.channels, *like.image_size), called=f"generator {name!r}")
-    return generator.train().to(like.device)
+        try:
+            body = factory(channels=channels, **options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise PoisonkitError(
+                f"generator {name!r} does not have the option {', '.join(options)}"
+            ) from error
+    return NoiseGenerator(body, epsilon=epsilon)
 
 
 @torch.no_grad()
