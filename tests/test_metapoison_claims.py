@@ -486,4 +486,4 @@ def test_rules_that_speak_of_percentages_name_those_that_their_thresholds_are():
     for name, words in said.items():
         for text in words:
             assert text in OURS[name].rule, (name, text)
-    assert "from 3 to 10 %" in OURS["Figure 5a"].quantity
+    assert "of 3 % and more, but less than 10 %" in OURS["Figure 5a"].quantity

@@ -347,6 +347,23 @@ def test_a_victim_is_a_network_trained_on_the_poisons_and_its_course_what_it_ans
     assert len(course["test"]) == 3
 
 
+def test_seeds_that_train_one_network_read_its_targets_in_batches_of_their_own(context):
+    """Victim 1 of seed 0 is victim 0 of seed 1; the images beside the target are not the same."""
+    config, other = configure(seed=0), configure(seed=1)
+    data, pair, cost = begin(config, 0, context)
+    network, course = train_victim(config, data, data.train, pair, 1, context, cost)
+    again, found = train_victim(other, data, data.train, pair, 0, context, cost)
+    state = again.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert found["target_loss"] == course["target_loss"]
+    for seed, own in ((0, course), (1, found)):
+        order = torch.randperm(120, generator=torch.Generator().manual_seed(seed))
+        batch = torch.cat([data.train.x[order[:40]], pair.targets.x])
+        loss = F.cross_entropy(by_its_own_batch(network, batch)[-2:], torch.full((2,), pair.wanted))
+        assert own["in_batch_target_loss"][-1] == pytest.approx(float(loss), rel=1e-5)
+    assert found["in_batch_target_loss"] != course["in_batch_target_loss"]
+
+
 def test_an_earlier_epoch_of_the_course_is_the_network_as_it_was_then(context):
     options = {"recipe.schedule": "constant"}
     config, shorter = configure(**options), configure(**options, **{"recipe.epochs": 2})

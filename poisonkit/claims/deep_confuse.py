@@ -277,8 +277,8 @@ def _for_data(dataset: str, *, released_network: bool = False) -> list[Exhibit]:
         exhibit(
             exhibit=f"Figure 8: {name}",
             claim="the network fits the perturbed images, and the gap to clean ones is wide",
-            quantity="accuracy on perturbed training images less that on clean test images, at "
-            "the end of the training",
+            quantity="accuracy on perturbed training images, as they are trained on in the last "
+            "epoch, less that on clean test images after it",
             reported=round(_final_gap(dataset) / 100, 4),
             rule=f"the mean gap: {_BY_SHARE}. {_RUNS}{stand_in}",
             judge=judge_gap(dataset),

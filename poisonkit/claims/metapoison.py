@@ -262,7 +262,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         paper=META,
         exhibit="Figure 5a",
         claim="fewer poisons than a tenth of the data are enough",
-        quantity="targets given the wanted label with the smallest budget from 3 to 10 %",
+        quantity="targets given the wanted label with the smallest budget of 3 % and more, "
+        "but less than 10 %",
         reported=OFTEN,
         rule="reproduced: at least 50 % (the abstract: over 50 % with 3 to 10 % of the data), and "
         "in at least two pairs by themselves more than clean victims; partly: at least "

@@ -30,9 +30,9 @@ from poisonkit.store import Json
 
 #: Raised when the same setting would give other poisons; crafted ones are then not reused.
 VERSION = 1
-#: What is read off the targets after each epoch of a victim, in eval mode and by the
-#: statistics of a training batch that they are part of, as the released code does.
-WAYS = ("", "in_batch_")
+#: What is read off the targets after each epoch of a victim in eval mode, is read once more by
+#: the statistics of a training batch that they are part of, as the released code does.
+IN_BATCH = "in_batch_"
 #: Victims' seeds are so much larger than the surrogates'.
 VICTIM_SEEDS = 5000
 
@@ -162,9 +162,13 @@ def train_victim(
     beside = images.x[chosen[: config.recipe.batch_size].to(images.device)]
     watch: dict[str, ImageSet | Measured] = {"test": data.test}
     pairs = {"": followed} if isinstance(followed, Pair) else followed or {}
+    others: Json = {"beside": len(beside), "of": images.checksum}
+    if config.seed:
+        # Left out where it is 0, as it was before seeds were told apart here.
+        others["drawn"] = config.seed
     for prefix, pair in pairs.items():
-        for way in WAYS:
-            watch |= _measures(pair, beside if way else None, images.checksum, f"{prefix}{way}")
+        watch |= _measures(pair, prefix)
+        watch |= _measures(pair, prefix + IN_BATCH, beside, others)
     return training_of(
         context,
         images,
@@ -211,10 +215,11 @@ def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
     return Transform(about=about, apply=apply)
 
 
-def _measures(pair: Pair, beside: Tensor | None, images: str, prefix: str) -> dict[str, Measured]:
-    about: Json = {"targets": pair.targets.checksum, "wanted": pair.wanted}
-    if beside is not None:
-        about |= {"beside": len(beside), "of": images}
+def _measures(
+    pair: Pair, prefix: str, beside: Tensor | None = None, others: Json | None = None
+) -> dict[str, Measured]:
+    """Return what is read off a pair's targets, alone or ``beside`` the images of ``others``."""
+    about: Json = {"targets": pair.targets.checksum, "wanted": pair.wanted, **(others or {})}
     wanted = torch.full((len(pair.targets),), pair.wanted, device=pair.targets.device)
 
     def loss(network: nn.Module) -> float:
