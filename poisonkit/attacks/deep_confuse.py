@@ -122,16 +122,13 @@ class Learner:
         self._follow = Recorded(lambda x, y: own._one_follow(x, y))
         self._both = Recorded(lambda x, y: own._one_of_both(x, y))
 
-    def trial(
-        self, surrogate: nn.Module, images: ImageSet, *, seed: int, number: int
-    ) -> tuple[float, float]:
-        """Run one trial and return the mean outer loss and the surrogate's mean loss."""
+    def trial(self, surrogate: nn.Module, images: ImageSet, *, seed: int, number: int) -> float:
+        """Run one trial and return the mean outer loss."""
         self._start_from({name: p.detach() for name, p in surrogate.named_parameters()})
         recipe = Recipe(batch_size=self.procedure.batch_size, crop_padding=0, flip=False)
         sampler = Sampler(images, recipe, seed=seed)
         epochs = self.procedure.epochs_per_trial
         outer: list[Tensor] = []
-        inner: list[Tensor] = []
         stored: list[tuple[Parameters, Tensor, Tensor]] = []
         for epoch in range(number * epochs, (number + 1) * epochs):
             for step, (x, y) in enumerate(sampler.epoch(epoch)):
@@ -139,23 +136,23 @@ class Learner:
                     x = random_resized_crops(x, seed=mixed(mixed(seed, epoch), step))
                 if self.procedure.algorithm == "stored":
                     stored.append(({n: v.clone() for n, v in self.theta.items()}, x, y))
-                    inner += self._follow(x, y)
+                    self._follow(x, y)
                 else:
-                    losses = self._both(x, y)
-                    outer.append(losses[0])
-                    inner.append(losses[1])
+                    outer += self._both(x, y)
         for parameters, x, y in stored:
             self._start_from(parameters)
             outer += self._learn(x, y)
         self.frozen.load_state_dict(self.generator.state_dict())
-        return float(torch.stack(outer).mean()), float(torch.stack(inner).mean())
+        return float(torch.stack(outer).mean())
 
     def _start_from(self, parameters: Mapping[str, Tensor]) -> None:
         for name, value in self.theta.items():
             value.copy_(parameters[name])
 
     def _one_of_both(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return *self._one_learn(x, y), *self._one_follow(x, y)
+        outer = self._one_learn(x, y)
+        self._one_follow(x, y)
+        return outer
 
     def _one_learn(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """Take one step of the generator (line 10 of Algorithm 2) and return the outer loss."""
@@ -250,7 +247,7 @@ def fit_generator(
             generator.train()
             # Far from the seeds of the classifiers that are attacked in the end.
             fresh = surrogate(seed + 1_000_003 * (number + 1)).to(images.device)
-            loss, _ = learner.trial(fresh, images, seed=seed, number=number)
+            loss = learner.trial(fresh, images, seed=seed, number=number)
             if not math.isfinite(loss):
                 raise PoisonkitError(
                     f"the outer loss became {loss} in trial {number}; "

@@ -159,10 +159,11 @@ class Surrogate:
         with moving(self.network, self.averages or {}):
             loss = F.cross_entropy(functional_call(self.network, theta, (x,)), y)
         slopes = torch.autograd.grad(loss, list(theta.values()))
+        rate = self.rate
         for (name, value), slope in zip(self.parameters.items(), slopes, strict=True):
             if self._speed:
                 slope = self._speed[name].mul_(self._whole.procedure.momentum).add_(slope)
-            value.sub_(slope, alpha=self.rate)
+            value.sub_(slope, alpha=rate)
         return loss.detach()
 
     def finish_epoch(self) -> None:

@@ -20,7 +20,7 @@ from poisonkit.store import Artefact, Json, Store
 from poisonkit.training import Measure, Recipe, fit
 
 #: Data sets that are the same wherever they are; images in a user's folder may change.
-FIXED = ("digits", "mnist", "cifar10")
+FIXED = ("digits", "mnist", "cifar10", "imagenet2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +35,21 @@ class Context:
     def load(self, name: str, split: str, **options: Any) -> ImageSet:
         """Load a data set; one that is the same wherever it is once in each process."""
         device = choose_device(self.device)
-        if name in FIXED and not any(options.values()):
-            return _loaded(load, name, split, data_root(self.data_root), device)
+        if name in FIXED:
+            return _loaded(load, name, split, data_root(self.data_root), device, **options)
         return load(name, split=split, root=self.data_root, device=device, **options)
 
 
 @lru_cache(maxsize=4)
 def _loaded(
-    load: Callable[..., ImageSet], name: str, split: str, root: Path, device: torch.device
+    load: Callable[..., ImageSet],
+    name: str,
+    split: str,
+    root: Path,
+    device: torch.device,
+    **options: Any,
 ) -> ImageSet:
-    return load(name, split=split, root=root, device=device)
+    return load(name, split=split, root=root, device=device, **options)
 
 
 class Cost:

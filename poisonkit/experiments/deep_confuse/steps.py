@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from poisonkit.attacks.deep_confuse import add_noise
 from poisonkit.attacks.generated_noise import noise_of
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate, predict
@@ -153,7 +154,7 @@ def float_noise(generator: NoiseGenerator, *, checksum: str) -> Transform:
 
 def _add_generated(generator: NoiseGenerator, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
-        return (x + generator(x)).clamp(0, 1)
+        return add_noise(x, generator(x))
 
 
 @torch.no_grad()
