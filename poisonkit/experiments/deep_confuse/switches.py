@@ -77,7 +77,9 @@ class ConfuseSwitchesConfig(ConfuseConfig):
         setting for MNIST, whose rate of the surrogates is 0.01 anyway.
     """
 
-    switches: tuple[str, ...] = tuple(name for name in SWITCHES if "rate" not in name)
+    switches: tuple[str, ...] = tuple(
+        name for name, changed in SWITCHES.items() if "procedure.surrogate_rate" not in changed
+    )
 
 
 def _switch_units(config: ConfuseSwitchesConfig) -> list[Json]:
