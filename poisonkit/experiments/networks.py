@@ -19,7 +19,7 @@ from poisonkit.models import Classifier, create
 from poisonkit.store import Artefact, Json, Store
 from poisonkit.training import Measure, Recipe, fit
 
-#: Data sets that are the same wherever they are; images in a user's folder may change.
+#: Data sets that do not change while a process runs; images in a user's folder may.
 FIXED = ("digits", "mnist", "cifar10", "imagenet2")
 
 
@@ -33,7 +33,7 @@ class Context:
     progress: bool = False
 
     def load(self, name: str, split: str, **options: Any) -> ImageSet:
-        """Load a data set; one that is the same wherever it is once in each process."""
+        """Load a data set; one of :data:`FIXED` once in each process."""
         device = choose_device(self.device)
         if name in FIXED:
             return _loaded(load, name, split, data_root(self.data_root), device, **options)
