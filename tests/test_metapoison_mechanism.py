@@ -17,6 +17,7 @@ from torch import Tensor
 
 from poisonkit.experiments.metapoison.mechanism import distances_by_layer, pull, weight_path
 from poisonkit.experiments.metapoison.pairs import Data, Pair
+from poisonkit.experiments.networks import Cost
 from poisonkit.images import ImageSet
 from poisonkit.models import create
 from poisonkit.store import Json
@@ -43,7 +44,7 @@ def test_both_paths_start_at_the_same_weights_and_keep_their_distances_in_the_pl
 ):
     config, trial, arrays, data, _, whole = looked_into
     clean, poisoned = (
-        weight_path(config, images, 0, laboratory.context) for images in (data.train, whole)
+        weight_path(config, images, 0, laboratory.context, Cost()) for images in (data.train, whole)
     )
     assert torch.equal(arrays["path.clean"][0], arrays["path.poisoned"][0])
     assert torch.equal(clean[0], poisoned[0])
@@ -58,14 +59,32 @@ def test_both_paths_start_at_the_same_weights_and_keep_their_distances_in_the_pl
         assert gaps[1] == pytest.approx(gaps[0], rel=1e-4, abs=1e-5)
 
 
+def test_a_path_is_gone_once_however_many_pairs_and_runs_ask_for_it(looked_into, laboratory):
+    """Poisoned ones are each pair's own, the clean one is shared."""
+    config, _, _, data, _, whole = looked_into
+    gone = laboratory.count("paths")
+    assert gone >= 3  # clean, poisoned, and with random changes
+    cost = Cost()
+    path = weight_path(config, data.train, 0, laboratory.context, cost)
+    assert laboratory.count("paths") == gone
+    assert not torch.equal(path, weight_path(config, whole, 0, laboratory.context, cost))
+    assert laboratory.count("paths") == gone
+    # What going it took is counted all the same.
+    seconds = cost.as_json()["seconds"]
+    assert len(seconds) == 3
+    assert sum(seconds.values()) > seconds[""]
+    weight_path(config, data.train, 99, laboratory.context, cost)
+    assert laboratory.count("paths") == gone + 1
+
+
 def test_arrows_stand_on_the_clean_path_and_are_the_pull_in_the_plane(looked_into, laboratory):
     config, _, arrays, data, _, whole = looked_into
-    path = weight_path(config, data.train, 0, laboratory.context)
+    path = weight_path(config, data.train, 0, laboratory.context, Cost())
     rows = [0, 2, 4]  # three of five places, the first and the last among them
     assert torch.equal(arrays["arrows.at"], arrays["path.clean"][rows])
     network = create("small_cnn", like=data.train, seed=1, width=2)
     pulls = [pull(network, path[row], data.train, whole).double() for row in rows]
-    other = weight_path(config, whole, 0, laboratory.context)
+    other = weight_path(config, whole, 0, laboratory.context, Cost())
     points = torch.cat([path, other]).double().numpy()
     _, _, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
     for row, arrow, own in zip(rows, arrays["arrows.to"], pulls, strict=True):
@@ -85,7 +104,7 @@ def test_the_way_from_the_clean_path_is_measured_in_all_weights(looked_into, lab
     noise = with_poisons(data, pair.rows, poisons.course[0].images)
     assert not torch.equal(noise.x, whole.x)
     clean, poisoned, changed = (
-        weight_path(config, images, 0, laboratory.context).double().numpy()
+        weight_path(config, images, 0, laboratory.context, Cost()).double().numpy()
         for images in (data.train, whole, noise)
     )
     unit = np.linalg.norm(clean[-1] - clean[0])

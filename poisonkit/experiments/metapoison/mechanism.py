@@ -1,13 +1,16 @@
 """Figure 6a and b: where the weights go, and how far poisons are from the target in features."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poisonkit import training
 from poisonkit.attacks import polytope
 from poisonkit.attacks.surrounding import Procedure as CollisionProcedure
 from poisonkit.attacks.surrounding import Substitute
@@ -27,8 +30,9 @@ from poisonkit.experiments.metapoison.steps import (
     train_victim,
 )
 from poisonkit.experiments.metapoison.victims import answers, outcome, rows_by, runs
-from poisonkit.experiments.networks import Context, width_option
+from poisonkit.experiments.networks import Context, Cost, width_option
 from poisonkit.experiments.running import Experiment
+from poisonkit.experiments.settings import as_json
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create, evaluating, features
 from poisonkit.store import Json
@@ -78,7 +82,9 @@ def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json,
     for name, poison in (("poisoned", poisons.last), ("noise", poisons.course[0])):
         train[name], _ = poison.apply(data.train, targets=pair.targets.x)
     poisoned = train["poisoned"]
-    paths = {name: weight_path(config, images, number, context) for name, images in train.items()}
+    paths = {
+        name: weight_path(config, images, number, context, cost) for name, images in train.items()
+    }
     numbers, arrays = plane_of(paths)
     numbers["apart"] = distances_between(paths)
     network = _fresh(config, data.train, number)
@@ -120,17 +126,37 @@ def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json,
 # Weights ------------------------------------------------------------------------------------
 
 
-def weight_path(config: MetaConfig, images: ImageSet, number: int, context: Context) -> Tensor:
-    """Return all weights of a victim before the first epoch and after each, [epochs + 1, P]."""
-    network = _fresh(config, images, number)
-    path = [_flat(network)]
+def weight_path(
+    config: MetaConfig, images: ImageSet, number: int, context: Context, cost: Cost
+) -> Tensor:
+    """Return all weights of a victim before the first epoch and after each, [epochs + 1, P].
 
-    def keep(number: int, epoch: Epoch) -> None:
-        path.append(_flat(network))
-
+    Pairs share the path on clean images, and a run that was stopped need not go it again.
+    """
     seed = config.seed + VICTIM_SEEDS + number
-    fit(network, images, config.recipe, seed=seed, on_epoch=keep, progress=context.progress)
-    return torch.stack(path)
+    spec: Json = {
+        "training": training.VERSION,
+        "model": [config.model, config.width, config.standardise],
+        "recipe": as_json(config.recipe),
+        "seed": seed,
+        "data": images.checksum,
+        "device": images.device.type,
+    }
+
+    def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
+        network = _fresh(config, images, number)
+        path = [_flat(network)]
+
+        def keep(number: int, epoch: Epoch) -> None:
+            path.append(_flat(network))
+
+        fit(network, images, config.recipe, seed=seed, on_epoch=keep, progress=context.progress)
+        return {}, {"path": torch.stack(path)}
+
+    start = time.perf_counter()
+    found = context.store.artefact("paths", spec, train)
+    cost.count(found, time.perf_counter() - start)
+    return found.tensors["path"]
 
 
 def _flat(network: nn.Module) -> Tensor:
