@@ -120,8 +120,6 @@ def test_the_attack_on_the_released_network_differs_in_the_network_alone(profile
         for one in (name, own)
     )
     changed: dict[str, object] = {"model": "released_two_layer_cnn"}
-    if name == "mnist" and profile == "small":
-        changed["repeats"] = 1  # half as many classifiers
     if name == "transfer":
         changed["resized"] = "attacked"
     assert code == {**text, **changed}
@@ -130,7 +128,7 @@ def test_the_attack_on_the_released_network_differs_in_the_network_alone(profile
 def test_a_small_and_a_large_network_are_the_released_one_where_that_is_attacked():
     """Half and twice its channels, as in the authors' code; of the text's network otherwise."""
     for name, model in (
-        ("transfer", "two_layer_cnn_bn"),
+        ("transfer", "two_layer_cnn_bn_average_logits"),
         ("network_transfer", "released_two_layer_cnn"),
     ):
         config = EXPERIMENTS[f"deep_confuse/{name}"].configure(profile="small")

@@ -84,7 +84,7 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist",), {"width": 0}, "at least 1 channel wide, not 0"),
     (("mnist",), {"generator_width": 0}, "at least 1 channel wide, not 0"),
     (("mnist", "defences"), {"recipe.crop_padding": 16}, "crop_padding of 16 pixels is too much"),
-    (("mnist",), {"image_size": 2}, "two_layer_cnn_bn cannot take images of"),
+    (("mnist",), {"image_size": 2}, "two_layer_cnn_bn_average_logits cannot take images of"),
     (("mnist",), {"procedure.trials": 0}, "trials must be at least 1, not 0"),
     (("mnist",), {"dataset": "digit"}, "known: digits, mnist"),
     (("defences",), {"model": "resnet8"}, "known last hidden layer 'resnet8'; known: two_layer"),

@@ -17,6 +17,7 @@ from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.deep_confuse import transfer
 from poisonkit.experiments.deep_confuse.data import begin, networks_of
 from poisonkit.experiments.deep_confuse.learning import learned_generator
+from poisonkit.experiments.deep_confuse.setting import TEXT_NETWORK
 from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.settings import as_json, with_options
@@ -54,7 +55,7 @@ def test_clean_images_give_the_same_network_in_every_experiment(laboratory):
     transfer, defences = laboratory.record("transfer"), laboratory.record("defences")
     assert clean == by_seed(transfer, lambda t: t["clean"], classifier="original")
     assert clean == by_seed(defences, lambda t: t["clean"], defence="none")
-    switches = laboratory.record("switches")
+    switches = laboratory.record("switches", model=TEXT_NETWORK)
     for name in ("paper", "selected on the test images", "trajectory stored (Algorithm 1)"):
         assert clean == by_seed(switches, lambda t: t["clean"]["accuracy"], switch=name)
 
@@ -70,7 +71,7 @@ def test_fully_perturbed_images_give_the_same_network_in_every_experiment(labora
     transfer, defences = laboratory.record("transfer"), laboratory.record("defences")
     assert noisy == by_seed(transfer, lambda t: t["perturbed"], classifier="original")
     assert noisy == by_seed(defences, lambda t: t["perturbed"], defence="none")
-    switches = laboratory.record("switches")
+    switches = laboratory.record("switches", model=TEXT_NETWORK)
     assert noisy == by_seed(switches, lambda t: t["perturbed"]["accuracy"], switch="paper")
 
 
@@ -345,3 +346,15 @@ def test_every_network_that_an_attack_is_measured_with_has_a_last_hidden_layer()
         for variant in ("paper", "released"):
             config = EXPERIMENTS[f"deep_confuse/{name}"].configure(profile="paper", variant=variant)
             assert config.model in LAST_HIDDEN
+
+
+def test_switches_begin_from_maxima_and_lead_to_the_network_of_the_other_pages():
+    """Two switches make of it the text's network as every other experiment has it by default."""
+    config = EXPERIMENTS["deep_confuse/switches"].configure(profile="paper")
+    plain, completed = (
+        with_options(config, SWITCHES[name]).model
+        for name in ("paper", "average pooling, normalised logits")
+    )
+    assert plain == "two_layer_cnn_bn" != completed
+    for name in ("mnist", "transfer", "epsilon", "share", "label_map", "defences"):
+        assert EXPERIMENTS[f"deep_confuse/{name}"].configure(profile="paper").model == completed

@@ -14,10 +14,8 @@ Normalised = Literal["all", "inner", "none"]
 class TwoLayerConvNet(nn.Module):
     """Two 3x3 convolutions with 20 and 50 channels, then 500 hidden units (section 5, MNIST).
 
-    The paper does not mention pooling here; each convolution is followed by 2x2
-    max-pooling, as those of :class:`FiveLayerConvNet` are. Nor does it mention batch normalisation,
-    which its code has everywhere. The code's form has 5x5 convolutions without padding,
-    average pooling, and normalises the logits, too.
+    The paper mentions neither pooling here nor batch normalisation. Its code pools averages and
+    normalises everything, the logits too; its convolutions are 5x5, without padding.
 
     The parts are named ``convolutions``, ``hidden`` (the last hidden layer, after
     ReLU) and ``linear``.

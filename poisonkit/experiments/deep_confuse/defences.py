@@ -13,7 +13,12 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
-from poisonkit.experiments.deep_confuse.setting import ConfuseConfig, profiles_of, runs
+from poisonkit.experiments.deep_confuse.setting import (
+    NETWORK_WITH_MAXIMA,
+    ConfuseConfig,
+    profiles_of,
+    runs,
+)
 from poisonkit.experiments.deep_confuse.steps import (
     LAST_HIDDEN,
     clean_and_perturbed,
@@ -149,7 +154,9 @@ DEFENCE = Experiment(
     version=1,
     config=DefencesConfig,
     profiles=profiles_of(
-        "mnist", quick={"repeats": 2}, small={"generators": 1, "repeats": 1, "attack_steps": 3}
+        "mnist",
+        quick={"repeats": 2},
+        small={"generators": 1, "repeats": 1, "attack_steps": 3, **NETWORK_WITH_MAXIMA},
     ),
     variants={"paper": {}},
     units=_defence_units,

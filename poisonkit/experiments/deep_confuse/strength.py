@@ -12,6 +12,7 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
+    NETWORK_WITH_MAXIMA,
     ConfuseConfig,
     against_released_network,
     profiles_of,
@@ -126,7 +127,11 @@ EPSILON = Experiment(
         "mnist",
         quick={"epsilons": (0.0, 0.1, 0.2, 0.3), "repeats": 2},
         # What the verdict needs: a generator takes an hour of one core.
-        small={"epsilons": (0.0, 0.1, 0.15, 0.25, 0.3), "generators": 1},
+        small={
+            "epsilons": (0.0, 0.1, 0.15, 0.25, 0.3),
+            "generators": 1,
+            **NETWORK_WITH_MAXIMA,
+        },
     ),
     variants=variants_of("mnist"),
     units=_epsilon_units,
@@ -241,6 +246,7 @@ SHARE = Experiment(
             "shares": (0.0, 0.4, 0.9, 1.0),
             "generators": 1,
             "repeats": 2,
+            **NETWORK_WITH_MAXIMA,
         },
     ),
     variants=variants_of("mnist"),

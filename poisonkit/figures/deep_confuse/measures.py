@@ -59,7 +59,7 @@ def defences_table(record: Record) -> Styler:
 
 
 _SWITCH_MEANING = {
-    "paper": "the setting of the other pages",
+    "paper": "the text's network with maxima in the pooling, which the others begin from",
     "selected on the test images": "the generator whose noise leaves the lowest test accuracy",
     "last trial, not selected": "the generator as it is after the last trial",
     "trajectory stored (Algorithm 1)": "the generator learns after each trial, not during it",
@@ -68,12 +68,12 @@ _SWITCH_MEANING = {
     "5x5 kernels without padding": "network and surrogate with larger convolutions",
     "average pooling": "network and surrogate with averages instead of maxima",
     "normalised logits": "network and surrogate with batch normalisation of the outputs, too",
-    "average pooling, normalised logits": "network and surrogate with both of these",
-    "surrogates with 5x5 kernels": "noise of larger convolutions, for the text's network",
-    "surrogates with average pooling": "noise of averages, for the text's network",
-    "surrogates with normalised logits": "noise of normalised logits, for the text's network",
-    "released network for surrogates": "noise of the code's network, the text's trained on it",
-    "released network for classifiers": "noise of the text's network, the code's trained on it",
+    "average pooling, normalised logits": "both of these: the text's network of Table 1",
+    "surrogates with 5x5 kernels": "noise of larger convolutions, the classifiers are not changed",
+    "surrogates with average pooling": "noise of averages, the classifiers are not changed",
+    "surrogates with normalised logits": "noise of normalised logits, the classifiers likewise",
+    "released network for surrogates": "noise of the code's, the first row's trained on it",
+    "released network for classifiers": "noise of the first row's, the code's trained on it",
     "released network": "kernels, pooling and logits at a time, for both",
     "rate of the surrogates 0.01": "the paper's rate, where the profile sets another",
     "released network, rate 0.01": "the code's network, with the paper's rate of its surrogates",
