@@ -12,7 +12,6 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    NETWORK_WITH_MAXIMA,
     ConfuseConfig,
     against_released_network,
     profiles_of,
@@ -125,7 +124,7 @@ LABEL_MAP = Experiment(
     profiles=profiles_of(
         "mnist",
         quick={"repeats": 2, "procedure.trials": 30, "select_every": 10},
-        small={"generators": 1, **NETWORK_WITH_MAXIMA},
+        small={"generators": 1},
     ),
     variants=variants_of("mnist"),
     units=_map_units,
