@@ -37,14 +37,14 @@ def asked(make) -> str:
 
 
 def test_of_a_generator(context):
-    config = confuse("mnist")
+    config = confuse("mnist", model="two_layer_cnn_bn")
     data, cost = begin(config, context)
     found = asked(lambda: learned_generator(config, data, 0, context, cost))
     assert found == "9dbe4d77d2357c9f"
 
 
 def test_of_a_network(context):
-    config = confuse("mnist")
+    config = confuse("mnist", model="two_layer_cnn_bn")
     data, cost = begin(config, context)
     found = asked(lambda: train_on(config, data.train, 0, context, cost, "", test=data.test))
     assert found == "d981f2ffd58c2189"

@@ -536,7 +536,7 @@ def flat(network: nn.Module) -> Tensor:
 def test_a_path_leads_from_the_initial_weights_to_those_of_the_victim(context):
     config = configure(**{"recipe.schedule": "constant"})
     data, _, cost = begin(config, 0, context)
-    path = weight_path(config, data.train, 1, context)
+    path = weight_path(config, data.train, 1, context, cost)
     assert len(path) == 4
     assert torch.equal(path[0], flat(network_of(config, data, 5001)))
     victim, _ = train_victim(config, data, data.train, None, 1, context, cost)
