@@ -39,6 +39,19 @@ class Context:
             return _loaded(load, name, split, data_root(self.data_root), device, **options)
         return load(name, split=split, root=self.data_root, device=device, **options)
 
+    def artefact(
+        self,
+        kind: str,
+        spec: Json,
+        compute: Callable[[Path], tuple[Json, dict[str, Tensor]]],
+        cost: "Cost",
+    ) -> Artefact:
+        """Return an artefact of the store, see :meth:`Store.artefact`, its cost counted."""
+        start = time.perf_counter()
+        found = self.store.artefact(kind, spec, compute)
+        cost.count(found, time.perf_counter() - start)
+        return found
+
 
 @lru_cache(maxsize=4)
 def _loaded(
@@ -65,9 +78,9 @@ class Cost:
         self._networks: dict[str, float] = {}
         self._commits: set[str] = set()
 
-    def count(self, network: Artefact, waited: float) -> None:
-        self._networks[network.key] = network.seconds
-        self._commits.add(network.origin["commit"])
+    def count(self, artefact: Artefact, waited: float) -> None:
+        self._networks[artefact.key] = artefact.seconds
+        self._commits.add(artefact.origin["commit"])
         self._waited += waited
 
     def as_json(self) -> Json:
@@ -210,8 +223,6 @@ def training_of(
             numbers[name] = [epoch.watched[name] for epoch in history]
         return numbers, dict(network.state_dict())
 
-    start = time.perf_counter()
-    artefact = context.store.artefact("networks", spec, train)
-    cost.count(artefact, time.perf_counter() - start)
+    artefact = context.artefact("networks", spec, train, cost)
     network.load_state_dict(artefact.tensors)
     return network.eval(), artefact.metrics

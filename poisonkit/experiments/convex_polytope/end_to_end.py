@@ -1,7 +1,6 @@
 """Figures 7 and 8: victims that train all of their layers on the poisons."""
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,9 +164,7 @@ def _fine_tuned(
             "fitted": float(right.double().mean()),
         }, {}
 
-    start = time.perf_counter()
-    artefact = context.store.artefact("fine_tuned", spec, compute)
-    cost.count(artefact, time.perf_counter() - start)
+    artefact = context.artefact("fine_tuned", spec, compute, cost)
     return artefact.metrics
 
 

@@ -1,6 +1,5 @@
 """The steps that the Convex Polytope trials are made of: pre-train, craft, fine-tune, look."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,9 +163,7 @@ def crafted(
         tensors = {"images": done.images, "losses": done.losses, "watched": done.watched}
         return {"procedure": asdict(procedure), "seconds": done.seconds}, tensors
 
-    start = time.perf_counter()
-    found = context.store.artefact("poisons", spec, compute)
-    cost.count(found, time.perf_counter() - start)
+    found = context.artefact("poisons", spec, compute, cost)
     device = targets.device
     images = found.tensors["images"].to(device)
     return Poisons(

@@ -173,7 +173,7 @@ def _attack_on(
     )
 
 
-#: At ``small`` with one classifier for each generator, since generators differ more.
+#: At ``small`` one classifier for each generator has to do.
 MNIST = _attack_on("mnist", "MNIST", small={"repeats": 1})
 CIFAR10 = _attack_on("cifar10", "CIFAR-10", quick={"generator": "unet", "generator_width": 8})
 IMAGENET2 = _attack_on("imagenet2", "two classes of ImageNet")

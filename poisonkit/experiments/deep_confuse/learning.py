@@ -1,6 +1,5 @@
 """Learning a generator, or taking it from the store, and choosing which of its trials to use."""
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,9 +116,7 @@ def learned_generator(
         }
         return course, tensors
 
-    start = time.perf_counter()
-    artefact = context.store.artefact("generators", spec, learn)
-    cost.count(artefact, time.perf_counter() - start)
+    artefact = context.artefact("generators", spec, learn, cost)
     prefix = f"{config.selection}."
     generator.load_state_dict(
         {k.removeprefix(prefix): v for k, v in artefact.tensors.items() if k.startswith(prefix)}

@@ -23,7 +23,7 @@ class ConfuseConfig:
 
     The paper does not say how the classifiers are trained in the end. The defaults take
     its learning rate and batch size, and as many epochs as Figure 8 has iterations. What it
-    does not say of MNIST's network, how it pools and what it normalises, is its code's.
+    does not say of the networks is its code's: batch normalisation, and of MNIST's the pooling.
 
     Attributes
     ----------

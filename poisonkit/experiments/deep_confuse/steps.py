@@ -23,6 +23,9 @@ from poisonkit.store import Json
 LAST_HIDDEN = {
     "two_layer_cnn": "hidden",
     "two_layer_cnn_bn": "hidden",
+    "two_layer_cnn_bn_5x5": "hidden",
+    "two_layer_cnn_bn_average": "hidden",
+    "two_layer_cnn_bn_logits": "hidden",
     "two_layer_cnn_bn_average_logits": "hidden",
     "released_two_layer_cnn": "hidden",
     "five_layer_cnn": "pool",

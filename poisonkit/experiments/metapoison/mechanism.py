@@ -1,6 +1,5 @@
 """Figure 6a and b: where the weights go, and how far poisons are from the target in features."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,9 +152,7 @@ def weight_path(
         fit(network, images, config.recipe, seed=seed, on_epoch=keep, progress=context.progress)
         return {}, {"path": torch.stack(path)}
 
-    start = time.perf_counter()
-    found = context.store.artefact("paths", spec, train)
-    cost.count(found, time.perf_counter() - start)
+    found = context.artefact("paths", spec, train, cost)
     return found.tensors["path"]
 
 

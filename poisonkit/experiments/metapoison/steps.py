@@ -1,6 +1,5 @@
 """The steps that the MetaPoison trials are made of: craft, train, look."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +106,7 @@ def crafted(config: MetaConfig, data: Data, pair: Pair, context: Context, cost: 
             "unrolled": done.unrolled,
         }
 
-    start = time.perf_counter()
-    found = context.store.artefact("poisons", spec, compute)
-    cost.count(found, time.perf_counter() - start)
+    found = context.artefact("poisons", spec, compute, cost)
     tensors = {name: tensor.to(train.device) for name, tensor in found.tensors.items()}
     return Poisons(
         images=tensors["images"],
