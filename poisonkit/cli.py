@@ -224,23 +224,31 @@ def data(
     ] = None,
 ) -> None:
     """Show which data sets are there, where, and their checksums."""
-    from poisonkit.data import data_root, load
+    from poisonkit.data import IMAGENET2_CLASSES, data_root, load
+    from poisonkit.experiments.deep_confuse.setting import SMALL
 
     print(f"data folder: {data_root(root)}")
     for name in download or []:
         if name not in ("mnist", "cifar10"):
             raise unknown("data set to fetch", name, ("mnist", "cifar10"))
         load(name, root=root, download=True)
-    for name in ("digits", "mnist", "cifar10", "imagenet2"):
+    pairs = [IMAGENET2_CLASSES, SMALL["imagenet2"]["classes"]]
+    listed: list[tuple[str, dict[str, Any]]] = [("digits", {}), ("mnist", {}), ("cifar10", {})]
+    # Photographs have sizes of their own.
+    listed += [("imagenet2", {"classes": pair, "image_size": 64}) for pair in pairs]
+    for name, options in listed:
         for split in ("train", "test"):
             try:
-                images = load(name, split=split, root=root)
+                images = load(name, split=split, root=root, **options)
             except PoisonkitError as error:
-                print(f"{name:10} {split:5} missing: {error}")
+                print(f"{name:10} {split:5} not read: {error}")
                 break
             height, width = images.image_size
             shape = f"{len(images)} images, {images.channels} x {height} x {width}"
-            print(f"{name:10} {split:5} {shape}, {images.classes} classes, {images.checksum}")
+            classes = f"{images.classes} classes"
+            if name == "imagenet2":
+                classes = " and ".join(images.class_names)
+            print(f"{name:10} {split:5} {shape}, {classes}, {images.checksum}")
 
 
 @app.callback(invoke_without_command=True)

@@ -198,6 +198,12 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
         return _read_tree(tree, classes, f"folder:{folder}", image_size)
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     images = _read_tree(folder, classes, f"folder:{folder}", image_size)
+    for label, name in enumerate(classes):
+        if (count := len(images.indices_of(label))) < 3:
+            raise DataError(
+                f"folder:{folder}: class {name!r} has {count} image{'s' * (count != 1)}, of which "
+                "a fifth cannot be set apart for the test; add images, or give train/ and test/"
+            )
     return images.split(0.2, seed=0)[0 if split == "train" else 1]
 
 
@@ -209,9 +215,16 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, *, mode: str = "RGB") -> Image.Image:
-    """Read an image file in one of Pillow's modes, ``RGB`` or ``L``."""
+    """Read an image file in one of Pillow's modes, ``RGB`` or ``L``.
+
+    What has no such form without a choice, more than 8 bits or transparency, is an error.
+    """
     try:
         with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DataError(f"{path} has more than 8 bits a channel; convert it to 8 first")
+            if file.has_transparency_data and np.asarray(file.convert("RGBA"))[..., 3].min() < 255:
+                raise DataError(f"{path} is transparent in parts; give it a background first")
             return file.convert(mode)
     # Pillow reports some damage to PNG files by the last two.
     except (OSError, SyntaxError, ValueError) as error:

@@ -1,5 +1,6 @@
 """What a trained network answers: predictions and accuracy, in eval mode or by batch statistics."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError
-from poisonkit.images import ImageSet, batches
+from poisonkit.images import ImageSet
 from poisonkit.models import evaluating
 
 
@@ -19,12 +20,19 @@ def predict(
 
     ``batch_statistics`` normalises each batch by its own mean and variance, as
     code that never leaves training mode does; the model's running averages and
-    dropout are left alone.
+    dropout are left alone. The batches are then equally large, but for one image, and at
+    most ``batch_size``: a small last one would have statistics that say nothing.
     """
     if len(x) == 0:
         return torch.empty(0, dtype=torch.int64, device=x.device)
+    if batch_statistics:
+        if len(x) == 1:
+            raise PoisonkitError("one image alone has no batch statistics")
+        parts = x.tensor_split(math.ceil(len(x) / batch_size))
+    else:
+        parts = x.split(batch_size)
     with evaluating(model), by_batch_statistics(model, batch_statistics):
-        labels = [model(batch).argmax(1) for batch in batches(x, batch_size=batch_size)]
+        labels = [model(part.float().div_(255)).argmax(1) for part in parts]
     return torch.cat(labels)
 
 

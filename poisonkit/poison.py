@@ -84,6 +84,8 @@ class Poison:
                 f"poisoned images must be uint8 of shape {list(expected)}, "
                 f"not {self.images.dtype} of shape {list(self.images.shape)}"
             )
+        if self.labels.shape != self.rows.shape:
+            raise PoisonError(f"{len(self.rows)} poisoned images have {len(self.labels)} labels")
         outside = self.rows[(self.rows < 0) | (self.rows >= len(train))]
         if len(outside):
             raise PoisonError(f"row {int(outside[0])} is not one of the {len(train)} images")

@@ -197,6 +197,8 @@ class Store:
         """
         path = self.cache / kind / f"{key_of(kind, spec)}.json"
         if not path.exists():
+            # Before the work, after which the checkout may have gone on to another commit.
+            describe()
             with _alone(path.with_suffix(".lock")):
                 # Another process may have finished it in the meantime.
                 if not path.exists():

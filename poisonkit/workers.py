@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 
+from poisonkit import provenance
+
 GRACE = 10.0  # seconds that a worker has to end by itself
 
 
@@ -38,9 +40,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     others = set(active_children())
     # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_end_with_the_parent
-    )
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
     failed = True
     try:
         yield pool
@@ -70,7 +70,9 @@ def _end(processes: Iterable[BaseProcess], *, at_once: bool) -> None:
             process.join()
 
 
-def _end_with_the_parent() -> None:
+def _begin() -> None:
+    """Note the commit that the code was loaded from, and end with the parent."""
+    provenance.describe()
     parent = parent_process()
 
     def wait() -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from poisonkit import __version__
 from poisonkit.cli import main
@@ -103,6 +104,22 @@ def test_data_says_what_is_there_and_how_to_get_the_rest(
     assert "no data" in printed.splitlines()[0]
     assert re.search(r"digits +train 1433 images, 1 x 16 x 16, 10 classes, [0-9a-f]{64}", printed)
     assert "poisonkit data --download mnist" in printed
+
+
+def test_data_finds_the_pair_of_either_profile_whatever_the_sizes_of_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("train/n02058221", "train/n01910747", "val/n02058221")):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (70 + number, 90)).save(tmp_path / name / "a.png")
+    (tmp_path / "val/n01910747").mkdir()
+    Image.new("RGB", (99, 80)).save(tmp_path / "val/n01910747/a.png")
+    assert call(monkeypatch, "data", "--root", str(tmp_path)) == 0
+    paper, *small = re.findall(r"imagenet2 .*", capsys.readouterr().out)
+    assert "not read: " in paper
+    assert "n01560419" in paper
+    for line, split in zip(small, ("train", "test"), strict=True):
+        assert f"{split:5} 2 images, 3 x 64 x 64, n02058221 and n01910747" in line
 
 
 def test_an_unwritable_cache_is_a_sentence(

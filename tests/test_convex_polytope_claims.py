@@ -125,13 +125,19 @@ def test_figure_1_needs_poisons_that_are_farther_and_succeed_more_often():
     assert found.interval == pytest.approx((2, 2))
     assert verdict("Figure 1", distances(41, 40)) == "reproduced"
     assert verdict("Figure 1", distances(40, 40)) == "partly"
-    assert verdict("Figure 1", distances(31, 40)) == "partly"
     assert verdict("Figure 1", distances(28, 40)) == "not"
     assert verdict("Figure 1", distances(60, 40, distance=(0.16, 0.16))) == "not"
     assert verdict("Figure 1", distances(60, 40, distance=(0.1, 0.16))) == "not"
     alone = distances(60, 40)
     alone.metrics["rows"] = alone.metrics["rows"][:2]
     assert verdict("Figure 1", alone) is None
+
+
+@pytest.mark.parametrize("more", range(11, 201, 7))
+def test_five_points_less_are_five_points_wherever_they_lie(more):
+    """Quotients of counts miss some of these ties: 0.15 - 0.20 is less than -0.05."""
+    assert verdict("Figure 1", distances(more - 10, more)) == "partly"
+    assert verdict("Figure 1", distances(more - 11, more)) == "not"
 
 
 def test_the_interval_of_figure_1_is_that_of_single_targets():
@@ -231,13 +237,15 @@ def test_the_thresholds_of_the_highest_bar_and_of_the_lowest():
     assert verdict(name, bars("senet18", 8, 0)) == "not"
     # An interval that is wide for want of targets is not enough: 15 % is less than half of 34 %.
     assert verdict(name, bars("senet18", 3, 0, targets=20)) == "not"
-    assert verdict(name, bars("senet18", 4, 0, targets=20)) == "reproduced"
+    # Nor are 4 of 20 more than none, by Fisher's test (p = 0.053; 5 have 0.024).
+    assert verdict(name, bars("senet18", 4, 0, targets=20)) == "partly"
+    assert verdict(name, bars("senet18", 5, 0, targets=20)) == "reproduced"
 
 
-def test_a_bar_must_begin_above_the_rate_without_poisons():
-    """11 of 50 begin at 12.8 %."""
-    assert verdict("Figure 5: senet18", bars("senet18", 11, 3, clean=0.12)) == "reproduced"
-    assert verdict("Figure 5: senet18", bars("senet18", 11, 3, clean=0.14)) == "partly"
+def test_a_bar_must_be_higher_than_without_poisons():
+    """11 of 50 are more than 4 (p = 0.045), and not more than 5 (0.086)."""
+    assert verdict("Figure 5: senet18", bars("senet18", 11, 3, clean=0.08)) == "reproduced"
+    assert verdict("Figure 5: senet18", bars("senet18", 11, 3, clean=0.10)) == "partly"
 
 
 def test_a_bar_needs_both_attacks_on_its_own_victim():
@@ -259,6 +267,10 @@ def test_collision_is_held_against_a_half_and_against_convex_polytope():
     assert (outcome.verdict, outcome.measured, outcome.n) == ("reproduced", 0.3, 100)
     assert outcome.interval == pytest.approx(interval(30, 100))
     assert verdict(name, found((26, 5), (30, 20))) == "partly"
+    # 30 of 100 are fewer than 43 (p = 0.039), and not than 42 (0.052); nor is 1 fewer than 2.
+    assert verdict(name, found((25, 5), (30, 13))) == "reproduced"
+    assert verdict(name, found((25, 5), (30, 12))) == "partly"
+    assert verdict(name, found((1, 0), (2, 0))) == "partly"
     # Rates below a half say nothing where Convex Polytope's are no higher.
     assert verdict(name, found((25, 25), (30, 20))) == "not"
     assert verdict(name, found((26, 25), (30, 20))) == "not"
@@ -270,11 +282,12 @@ def test_collision_is_held_against_a_half_and_against_convex_polytope():
 # Figure 6 -------------------------------------------------------------------------------------
 
 
-def overlap(none, whole, *, clean=0.0, victims=("dpn92", "senet18")):
+def overlap(none, whole, *, clean=0.0, clean_of_whole=0.0, victims=("dpn92", "senet18")):
     """Hits of 50 in each of the victims without overlap, and with all images in common."""
     rows = []
     for name, a, b in zip(victims, none, whole, strict=True):
-        rows += [row(a, overlap=0.0, victim=name, clean=clean), row(b, overlap=1.0, victim=name)]
+        rows.append(row(a, overlap=0.0, victim=name, clean=clean))
+        rows.append(row(b, overlap=1.0, victim=name, clean=clean_of_whole))
     return record(*rows, row(50, overlap=0.5, victim=victims[0]))
 
 
@@ -284,9 +297,13 @@ def test_no_overlap_must_beat_no_poisons_and_reach_half_of_the_same_images():
     assert (found.verdict, found.measured, found.n) == ("reproduced", 0.3, 100)
     assert found.interval == pytest.approx(interval(30, 100))
     assert verdict(name, overlap((20, 9), (30, 30))) == "partly"
-    # 30 of 100 begin at 21.9 %: above 20 % without poisons, and not above 22 %.
-    assert verdict(name, overlap((20, 10), (30, 30), clean=0.20)) == "reproduced"
-    assert verdict(name, overlap((20, 10), (30, 30), clean=0.22)) == "not"
+    # 30 of 100 are more than 18 without poisons (p = 0.034), and not than 20 (0.071).
+    assert verdict(name, overlap((20, 10), (30, 30), clean=0.18)) == "reproduced"
+    assert verdict(name, overlap((20, 10), (30, 30), clean=0.20)) == "not"
+    # Where the attack hardly works on the same images, half as often is nothing to ask for.
+    assert verdict(name, overlap((20, 10), (30, 30), clean_of_whole=0.6)) == "partly"
+    assert verdict(name, overlap((20, 10), (0, 0))) == "partly"
+    assert verdict(name, overlap((1, 0), (0, 0))) == "not"
     assert verdict(name, overlap((0, 0), (0, 0))) == "not"
     alone = overlap((20, 10), (30, 30))
     alone.metrics["rows"] = [r for r in alone.metrics["rows"] if r["overlap"] < 1]
@@ -334,8 +351,9 @@ def test_a_single_layer_may_take_a_tenth_more_than_no_poisons():
     assert verdict(name, found(4)) == "reproduced"
     assert verdict(name, found(5)) == "partly"
     assert verdict(name, found(6)) == "not"
-    assert verdict(name, found(9, clean=0.1)) == "partly"
-    assert verdict(name, found(11, clean=0.1)) == "not"
+    for without in range(45):
+        assert verdict(name, found(without + 5, clean=without / 50)) == "partly", without
+        assert verdict(name, found(without + 6, clean=without / 50)) == "not", without
     # 2 end at 13.5 %; with several layers 13 begin at 15.9 %, 11 at 12.7 %.
     assert verdict(name, end_to_end(layers("dpn92", 2, 13))) == "reproduced"
     assert verdict(name, end_to_end(layers("dpn92", 2, 11))) == "partly"

@@ -75,12 +75,12 @@ def test_whatever_changes_the_crafting_is_another_set_of_poisons_and_nothing_els
         {"substitutes": ("small_cnn",)},
         {"dropouts": (0.3,)},
         {"pretraining.learning_rate": 2e-3},
+        {"stream": True},
     )
     for number, options in enumerate(changes, start=count + 1):
         laboratory.poisons(**options)
         assert laboratory.count("poisons") == number, options
     for options in (
-        {"stream": True},
         {"victims": ("resnet8",)},
         {"fine_tuning.epochs": 9},
         {"objectives": ("polytope",)},

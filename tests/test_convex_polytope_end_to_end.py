@@ -144,11 +144,13 @@ def test_of_each_victims_answers_the_one_to_its_own_target_counts(laboratory, mo
 
 
 def test_poisons_in_all_layers_are_crafted_with_all_of_them(laboratory, monkeypatch):
-    given = []
+    given, made = [], []
 
     def watched(train, nets, *arguments, procedure, **options):
         given.append(([one.taps for one in nets], procedure))
-        return craft(train, nets, *arguments, procedure=procedure, **options)
+        done = craft(train, nets, *arguments, procedure=procedure, **options)
+        made.append(done.losses)
+        return done
 
     craft = polytope.craft
     monkeypatch.setattr(polytope, "craft", watched)
@@ -170,3 +172,6 @@ def test_poisons_in_all_layers_are_crafted_with_all_of_them(laboratory, monkeypa
         [("group3.0", "pool")],
     ]
     assert [procedure.pooled for _, procedure in given] == ["polytope"] * 3 + ["released"]
+    # This network's pooled layer is of maps of one pixel, and collides as released all the same.
+    whole, released = (losses.double() for losses in made[-2:])
+    assert not torch.allclose(whole, released, rtol=0.01)

@@ -76,10 +76,10 @@ def transfer(dataset="cifar10", experiment="transfer", victims=VICTIMS):
     return made(experiment, rows, dataset=dataset, substitutes=["resnet50", "small_cnn"])
 
 
-def overlap():
+def overlap(shares=(0.0, 0.5, 1.0)):
     rows = [
         row(5 + place, overlap=share, victim=victim, unrounded=0.0)
-        for share in (0.0, 0.5, 1.0)
+        for share in shares
         for place, victim in enumerate(VICTIMS)
     ]
     return made("overlap", rows, dataset="cifar10", substitutes=["resnet50"])
@@ -206,6 +206,15 @@ def test_legends_name_what_was_varied():
         *legend(success_figure(overlap()))
     }
     assert {"last layer", "all stages"} <= {*legend(success_figure(end_to_end()))}
+
+
+def test_more_ways_than_the_book_has_colours_are_all_drawn():
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    for figure in (success_figure, accuracy_figure):
+        found = figure(overlap(shares))
+        assert {f"{100 * share:.0f} % in common" for share in shares} <= {*legend(found)}
+    drawn = marks(success_figure(overlap(shares)).axes[0], "o")
+    assert len({colour for *_, colour in drawn}) == len(shares)
 
 
 def test_the_table_of_successes_has_a_line_for_each_victim_and_one_for_all():

@@ -234,6 +234,37 @@ def test_an_unreadable_image_is_named(damage, tmp_path):
         load(f"folder:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (np.arange(35, dtype=np.uint16).reshape(7, 5) * 1800, "more than 8 bits"),
+        (np.full((7, 5, 4), 120, dtype=np.uint8), "transparent in parts"),
+    ],
+)
+def test_an_image_that_would_change_when_read_is_refused(pixels, told, tmp_path):
+    """Of 16 bits all but the darkest pixels would be white, what is transparent would be black."""
+    write_tree(tmp_path, {"asp": 10, "owl": 10})
+    Image.fromarray(pixels).save(tmp_path / "owl/004.png")
+    with pytest.raises(DataError, match=rf"owl/004\.png .*{told}"):
+        load(f"folder:{tmp_path}")
+
+
+def test_a_channel_that_says_that_nothing_is_transparent_changes_nothing(tmp_path):
+    arrays = write_tree(tmp_path / "train", {"asp": 1, "owl": 1})
+    write_tree(tmp_path / "test", {"asp": 1, "owl": 1})
+    for name, pixels in zip(("asp", "owl"), arrays, strict=True):
+        opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, dtype=np.uint8)])
+        Image.fromarray(opaque).save(tmp_path / "train" / name / "000.png")
+    assert np.array_equal(as_array(load(f"folder:{tmp_path}")), arrays)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_class_too_small_to_have_a_test_image_is_named(count, tmp_path):
+    write_tree(tmp_path, {"asp": 3, "owl": count})
+    with pytest.raises(DataError, match=f"'owl' has {count} image"):
+        load(f"folder:{tmp_path}", split="test")
+
+
 def test_folders_that_hold_no_classes_or_no_images_are_named(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         load(f"folder:{tmp_path / 'nowhere'}")

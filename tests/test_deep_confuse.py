@@ -259,6 +259,22 @@ def test_of_each_score_the_generator_with_the_lowest_is_kept(make_images):
     assert all(torch.equal(value, seen[2][key]) for key, value in last.items())
 
 
+@pytest.mark.parametrize(
+    ("scores", "score", "told"),
+    [
+        (("first",), None, "together"),
+        ((), lambda _: {"first": 0.5}, "together"),
+        (("first", "second"), lambda _: {"first": 0.5}, "not judged by 'second'"),
+    ],
+)
+def test_what_shall_be_judged_needs_a_judge(scores, score, told, make_images):
+    images = make_images(20, size=(16, 16), classes=2)
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+    options = {"surrogate": _small(images), "seed": 0, "scores": scores, "score": score}
+    with pytest.raises(PoisonkitError, match=told):
+        fit_generator(generator, images, Procedure(trials=1, batch_size=10), **options)
+
+
 def test_the_surrogate_is_trained_on_images_of_the_frozen_generator(make_images):
     """Within a trial the surrogate's path depends on the generator as it was at its start."""
     images = make_images(20, size=(16, 16), classes=2)

@@ -33,6 +33,8 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("epsilon", "share"), {"epsilons": (0.3, 1.5)}, r"must lie in \(0, 1\].*not 1\.5"),
     (("share",), {"epsilons": (0.0,)}, r"epsilon.* must lie in \(0, 1\]"),
     (("epsilon", "share"), {"epsilons": (0.3, 0.3)}, "epsilons names something twice"),
+    (("epsilon", "share"), {"epsilon": 0.2}, r"set epsilons=\(0\.2,\) instead of epsilon"),
+    (("label_map",), {"procedure.label_map": (*range(1, 10), 0)}, "set label_map instead of"),
     (("label_map",), {"label_map": (1, 0)}, "needs 10 entries, not 2"),
     (("label_map",), {"label_map": (*range(1, 10), 10)}, "class 9 to 10; .* are 0 to 9"),
     (("label_map",), {"label_map": (-1, *range(9))}, "class 0 to -1; .* are 0 to 9"),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchvision.models.googlenet import Inception
 
+from poisonkit.attacks.unrolled import prepare
 from poisonkit.errors import PoisonkitError
 from poisonkit.models import create
 
@@ -92,6 +93,14 @@ def test_googlenets_comes_after_each_of_its_units(make_images):
 def test_a_rate_that_is_no_probability_is_refused(rate, make_images):
     with pytest.raises(PoisonkitError, match=r"dropout rate must lie in \[0, 1\)"):
         create("resnet8", like=make_images(4), seed=0, dropout=rate)
+
+
+def test_steps_through_it_are_not_unrolled(make_images):
+    """Computed again, a step would be another one; and nobody seeds what it draws."""
+    images = make_images(4, size=(32, 32))
+    prepare(create("resnet18", like=images, seed=0, width=4))
+    with pytest.raises(PoisonkitError, match=r"dropout .* cannot be unrolled"):
+        prepare(create("resnet18", like=images, seed=0, width=4, dropout=0.2))
 
 
 def test_a_network_without_units_is_named(make_images):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_moving_the_trigger_moves_its_pixels(config: Any, drawn: list[Any]) -> N
     assert len(drawn) == 5
 
 
+def test_images_have_the_size_that_was_asked_for(config: Any, drawn: list[Any]) -> None:
+    small = replace(config, image_size=8, position=(4, 4))
+    moved = explorers.trigger_explorer(small, device="cpu")
+    assert drawn[-1].axes[0].images[0].get_array().shape[:2] == (8, 8)
+    waiting = explorers.removal_explorer(replace(small, profile="small"), device="cpu")
+    for box in (moved, waiting):
+        assert controls(box)["row"].max == 7
+
+
 def test_every_place_of_the_trigger_can_be_shown(config: Any, drawn: list[Any]) -> None:
     box = explorers.trigger_explorer(config, device="cpu")
     for row, column in ((0, 0), (15, 15)):
@@ -102,8 +112,6 @@ def test_a_trigger_across_the_border_is_a_sentence(config: Any, drawn: list[Any]
 def test_beyond_quick_nothing_trains_before_the_button_is_pressed(
     config: Any, drawn: list[Any]
 ) -> None:
-    from dataclasses import replace
-
     box = explorers.removal_explorer(replace(config, profile="small"), device="cpu")
     assert status(box) == ""
     assert not drawn

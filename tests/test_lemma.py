@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from poisonkit.errors import PoisonkitError
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.networks import Context
-from poisonkit.experiments.spectral_signatures.lemma import DISTRIBUTIONS, overlap
+from poisonkit.experiments.spectral_signatures.lemma import DISTRIBUTIONS, gaussian, overlap
 
 LEMMA = EXPERIMENTS["spectral_signatures/lemma"]
 
@@ -185,9 +185,29 @@ def test_the_overlap_of_normal_distributions_is_what_their_formula_says(gap, eps
 
 def test_heavy_tails_need_a_larger_gap_than_normal_ones(trial):
     gap, epsilon = 2.0, 0.05
-    (normal,), _ = trial("gaussian", epsilon, gap)
-    (heavy,), _ = trial("heavy tails", epsilon, gap)
-    assert normal < epsilon < heavy
+    found = {
+        name: [trial(name, epsilon, gap, seed=seed, samples=20_000)[0][0] for seed in range(5)]
+        for name in ("gaussian", "heavy tails")
+    }
+    assert max(found["gaussian"]) < epsilon < np.mean(found["heavy tails"])
+
+
+def test_draws_of_one_seed_have_nothing_in_common():
+    """They are counted as independent, over distributions and epsilons as well as seeds."""
+    drawn = {}
+
+    def draw(count, dimensions, epsilon, generator):
+        points = gaussian(count, dimensions, epsilon, generator)
+        drawn.setdefault(float(points[0, 0]), []).append(epsilon)
+        return points
+
+    config = LEMMA.configure(profile="quick", epsilons=(0.05, 0.1), trials=3, dimensions=4)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in DISTRIBUTIONS:
+            patch.setitem(DISTRIBUTIONS, name, draw)
+        for unit in LEMMA.units(config):
+            LEMMA.trial(config, unit, Context(store=None, device="cpu"))
+    assert len(drawn) == 2 * 3 * 2 * len(DISTRIBUTIONS)  # D and W of each
 
 
 # The experiment -----------------------------------------------------------------------------

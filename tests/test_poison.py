@@ -76,6 +76,14 @@ def test_a_changed_label_breaks_a_clean_label_promise_only(train):
     assert torch.equal(poisoned.y[ROWS], labels)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_image_needs_a_label_of_its_own(count, train):
+    labels = train.y[:count]
+    for placement in ("added", "replaced"):
+        with pytest.raises(PoisonError, match=f"3 poisoned images have {count} labels"):
+            poison_of(train, labels=labels, placement=placement, clean_label=False).apply(train)
+
+
 def test_rows_that_do_not_exist_or_collide_are_refused(train):
     for row in (40, -1):
         rows = torch.tensor([4, 11, row])

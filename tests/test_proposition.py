@@ -299,8 +299,15 @@ def test_a_row_counts_the_draws_of_its_dimension_placement_and_distance(store):
     rows = record.metrics["rows"]
     assert len(rows) == 2 * 2 * 2
     for row in rows:
+        place = ("polytope", "collision").index(row["placement"])
         scenes = [
-            draw(config, row["placement"], row["dimensions"], row["distance"], seed)
+            draw(
+                config,
+                row["placement"],
+                row["dimensions"],
+                row["distance"],
+                (seed, row["dimensions"], place),
+            )
             for seed in range(3, 7)
         ]
         found = [captured(scene) for scene in scenes]

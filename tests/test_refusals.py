@@ -107,3 +107,11 @@ def test_a_network_without_channels(width, store, no_training):
     config = experiment.configure(profile="quick", width=width)
     with pytest.raises(PoisonkitError, match=f"at least 1 channel wide, not {width}"):
         run(experiment, config, store=store, device="cpu")
+
+
+@pytest.mark.parametrize("pairs", [(), (("0", "1"), ("2", "3"))])
+def test_pairs_that_one_figure_could_not_tell_apart(pairs, store, no_training):
+    experiment = EXPERIMENTS["spectral_signatures/limits"]
+    config = experiment.configure(profile="quick", pairs=pairs)
+    with pytest.raises(PoisonkitError, match=f"one pair, not {len(pairs)}"):
+        run(experiment, config, store=store, device="cpu")

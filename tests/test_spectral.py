@@ -132,6 +132,14 @@ def test_features_of_any_kind_of_number_are_scored_in_float32(dtype):
 # Removal ------------------------------------------------------------------------------------
 
 
+def test_rounding_of_a_product_removes_no_image_more():
+    """1.1 times 100 is 110.00000000000001."""
+    features, labels = random_features(300, 20), torch.zeros(300, dtype=torch.int64)
+    for factor, count in ((1.1, 110), (1.105, 111), (1.3, 130)):
+        found = spectral_filter(features, labels, suspected=100, factor=factor)
+        assert found.removed_per_label == {0: count}
+
+
 @pytest.mark.parametrize("suspected", [1, 2, 3, 10, 11])
 def test_every_label_loses_its_highest_scores_one_and_a_half_times_as_many_as_suspected(suspected):
     features, labels = random_features(200, 30), torch.arange(200) % 4

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import poisonkit.store as store_module
 from poisonkit.errors import PoisonkitError
 from poisonkit.store import Store, canonical, default_store, digest_of, key_of, read_record
 
@@ -168,6 +169,17 @@ def test_an_artefact_is_computed_once_for_each_specification(store):
     assert [artefact.seconds for artefact in found] == [4.0] * 3
     assert all(torch.equal(artefact.tensors["w"], torch.ones(2)) for artefact in found)
     assert not any(scratch.exists() for scratch in calls)
+
+
+def test_an_artefact_is_of_the_commit_that_its_computation_began_with(store, monkeypatch):
+    asked = []
+    monkeypatch.setattr(store_module, "describe", lambda: asked.append(None) or {"commit": "a"})
+
+    def compute(scratch):
+        assert asked
+        return {}, {}
+
+    store.artefact("networks", {"seed": 1}, compute)
 
 
 def test_a_computation_that_fails_leaves_no_artefact_but_its_scratch(store):

@@ -237,7 +237,7 @@ def test_batch_statistics_normalise_each_batch_by_itself_and_leave_the_averages(
     fit(model, images, replace(SHORT, epochs=2), seed=0)
     conv, norm, linear, before = model[0], model[1], model[5], weights(model)
     by_hand = []
-    for batch in images.x.double().div(255).split(16):
+    for batch in images.x.double().div(255).tensor_split(4):  # of 13 and 12, none of 2
         maps = torch.conv2d(batch, conv.weight.double(), conv.bias.double(), padding=1)
         centred = maps - maps.mean((0, 2, 3), keepdim=True)
         unit = centred / (centred.square().mean((0, 2, 3), keepdim=True) + norm.eps).sqrt()
@@ -253,6 +253,15 @@ def test_batch_statistics_normalise_each_batch_by_itself_and_leave_the_averages(
     assert same(weights(model), before)
     assert [module.training for module in model.modules()] == modes
     assert not torch.equal(predict(model, images.x, batch_size=16), expected)
+
+
+def test_no_image_is_normalised_by_itself(make_images):
+    images = make_images(33)
+    model = small_net(images).append(nn.BatchNorm1d(images.classes))
+    # 33 in batches of 16 would leave one, of which batch normalisation has no variance.
+    assert len(predict(model, images.x, batch_statistics=True, batch_size=16)) == 33
+    with pytest.raises(PoisonkitError, match="one image alone"):
+        predict(model, images.x[:1], batch_statistics=True)
 
 
 def test_training_on_a_cpu_leaves_the_random_numbers_of_gpus_alone(make_images, monkeypatch):

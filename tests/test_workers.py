@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from poisonkit import workers
+from poisonkit import provenance, workers
 from poisonkit.workers import process_pool, threads_of, usable_cores
 
 SCRIPT = """
@@ -37,6 +37,16 @@ def test_a_pool_computes_in_processes_of_its_own() -> None:
         process = pool.submit(os.getpid).result()
     assert found == [1, 2, 3]
     assert process != os.getpid()
+
+
+def test_a_worker_notes_the_commit_it_was_started_from() -> None:
+    """What is committed while it computes is not what it computed with."""
+    with process_pool(1) as pool:
+        assert pool.submit(_asked_before).result() == 1
+
+
+def _asked_before() -> int:
+    return provenance.describe.cache_info().currsize
 
 
 def test_every_experiment_can_be_handed_to_a_worker() -> None:

@@ -215,14 +215,16 @@ def fit_generator(
         learning goes on from there, unless it belongs to other images, another bound,
         procedure or seed, which is an error; generator and surrogates must be the same.
     scores, score : names, and what judges a generator by each of them, lower being
-        better, after every ``score_every`` trials and after the last.
+        better, after every ``score_every`` trials and after the last; both or neither.
 
     Raises
     ------
     PoisonkitError
         If the label map is none on the data set's classes, if the generator does not fit the
-        images, or if a loss stops being finite.
+        images, if a score is missing, or if a loss stops being finite.
     """
+    if bool(scores) != (score is not None):
+        raise PoisonkitError("names of scores and what judges by them are given together")
     check_label_map(procedure.label_map, images)
     check_shape(generator, (images.channels, *images.image_size))
     learner = Learner(generator, surrogate(seed).to(images.device), procedure)
@@ -256,6 +258,8 @@ def fit_generator(
             found: dict[str, float] = {}
             if score and ((number + 1) % score_every == 0 or number + 1 == procedure.trials):
                 found = dict(score(generator.eval()))
+                if missing := set(scores) - set(found):
+                    raise PoisonkitError(f"the generator was not judged by {min(missing)!r}")
                 for name in scores:
                     before = (trial.scores[name] for trial in history if trial.scores)
                     if found[name] <= min(before, default=found[name]):

@@ -133,8 +133,12 @@ def backward(
         for number in group:
             substitute = substitutes[number]
             found = features_at(substitute, x.flatten(0, 1))
-            for values, aim in zip(found, aims.of(number, substitute), strict=True):
-                pooled = values.ndim == 2 and len(substitute.taps) > 1
+            last = len(found) - 1
+            for tap, (values, aim) in enumerate(
+                zip(found, aims.of(number, substitute), strict=True)
+            ):
+                # Some networks give the pooled layer as maps of one pixel.
+                pooled = tap == last > 0 and values[0, 0].numel() == 1
                 pairs.append((values.reshape(*x.shape[:2], -1), aim, pooled))
         count = len(pairs)
         if procedure.objective == "polytope":

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
 from poisonkit.attacks.batch_statistics import Averages, normalising_by, use_batch_statistics
 from poisonkit.attacks.convolutions import use_asked_derivatives
+from poisonkit.errors import PoisonkitError
 
 Parameters = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -28,7 +30,15 @@ def prepare(network: nn.Module) -> None:
 
     It normalises by the batch at hand, and on CUDA its convolutions compute only the second
     derivatives that are asked for.
+
+    Raises
+    ------
+    PoisonkitError
+        If it has dropout: a step that is unrolled, and perhaps computed again, is one function.
     """
+    for name, module in network.named_modules():
+        if isinstance(module, _DropoutNd) and module.p:
+            raise PoisonkitError(f"steps through dropout ({name}) cannot be unrolled")
     use_batch_statistics(network)
     if next(network.parameters()).device.type == "cuda":
         use_asked_derivatives(network)

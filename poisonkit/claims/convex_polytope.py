@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from poisonkit.claims.base import Exhibit, Outcome, Verdict
-from poisonkit.statistics import mean_and_deviation, wilson
+from poisonkit.statistics import mean_and_deviation, more_often, wilson
 from poisonkit.store import Json, Record
 
 POLYTOPE = "Convex Polytope"
@@ -28,8 +28,23 @@ FITTED = 0.9
 
 def _rate(rows: Sequence[Json], *, verdict: Verdict = "not") -> Outcome:
     """Return the rate of success over all rows, with its interval."""
-    hits, total = sum(row["hits"] for row in rows), sum(row["targets"] for row in rows)
+    hits, total = _counts(rows)
     return Outcome(measured=hits / total, interval=wilson(hits, total), n=total, verdict=verdict)
+
+
+def _counts(rows: Sequence[Json], key: str = "hits") -> tuple[int, int]:
+    """Return how many targets were taken for the poisons' class, and of how many.
+
+    Counts are compared where a rule has points or halves, since quotients may miss a tie.
+    """
+    hits = sum(row[key] for row in rows)
+    return hits, sum(row["targets"] for row in rows)
+
+
+def _without(rows: Sequence[Json]) -> tuple[int, int]:
+    """Return the same for victims that saw no poisons."""
+    hits = sum(round(row["clean"] * row["targets"]) for row in rows)
+    return hits, sum(row["targets"] for row in rows)
 
 
 def _own(record: Record, **values: object) -> list[Json]:
@@ -62,14 +77,17 @@ def judge_distance(record: Record) -> Outcome | None:
     rows = {name: _own(record, objective=name) for name in ("collision", "polytope")}
     if not all(rows.values()):
         return None
-    rates = {name: _rate(found).measured for name, found in rows.items()}
     distances = {name: _distances(record, name) for name in rows}
     ratios = [p / c for p, c in zip(distances["polytope"], distances["collision"], strict=True)]
     ratio = sum(distances["polytope"]) / sum(distances["collision"])
     verdict: Verdict = "not"
     if ratio > 1:
-        difference = rates["polytope"] - rates["collision"]
-        verdict = "reproduced" if difference > 0 else "partly" if difference >= -0.05 else "not"
+        (hits, total), (others, of) = _counts(rows["polytope"]), _counts(rows["collision"])
+        difference = hits * of - others * total  # in units of 1 / (total * of)
+        if difference > 0:
+            verdict = "reproduced"
+        elif 20 * difference >= -total * of:
+            verdict = "partly"
     interval = (min(ratios), max(ratios))
     return Outcome(measured=ratio, interval=interval, n=len(ratios), verdict=verdict)
 
@@ -115,10 +133,10 @@ def judge_victim(victim: str) -> Callable[[Record], Outcome | None]:
             return None
         reported = FIGURE_5[victim] / 100
         found = _rate(own)
-        without = sum(row["clean"] * row["targets"] for row in own) / found.n
         verdict: Verdict = "not"
         if found.measured > _rate(other).measured and found.measured >= reported / 2:
-            reached = found.interval[0] > without and found.interval[1] >= reported
+            works = more_often(*_counts(own), *_without(own))
+            reached = works and found.interval[1] >= reported
             verdict = "reproduced" if reached else "partly"
         return _rate(own, verdict=verdict)
 
@@ -132,9 +150,11 @@ def judge_collision(record: Record) -> Outcome | None:
     if not own or not polytope:
         return None
     below = all(row["rate"] <= 0.5 for row in own)
-    less = _rate(own).measured < _rate(polytope).measured
-    # Where nothing transfers, every rate is below a half.
-    verdict: Verdict = "not" if not less else "reproduced" if below else "partly"
+    verdict: Verdict = "not"
+    if _rate(own).measured < _rate(polytope).measured:
+        # Where nothing transfers, every rate is below a half.
+        less = more_often(*_counts(polytope), *_counts(own))
+        verdict = "reproduced" if below and less else "partly"
     return _rate(own, verdict=verdict)
 
 
@@ -143,12 +163,13 @@ def judge_no_overlap(record: Record) -> Outcome | None:
     none, whole = _own(record, overlap=0.0), _own(record, overlap=1.0)
     if not none or not whole:
         return None
-    found = _rate(none)
-    without = sum(row["clean"] * row["targets"] for row in none) / found.n
     verdict: Verdict = "not"
-    if found.interval[0] > without:
-        enough = found.measured >= _rate(whole).measured / 2
-        verdict = "reproduced" if enough else "partly"
+    if more_often(*_counts(none), *_without(none)):
+        (hits, total), (others, of) = _counts(none), _counts(whole)
+        enough = 2 * hits * of >= others * total
+        # Half of a rate is little to ask for where the attack hardly works at all.
+        works = more_often(others, of, *_without(whole))
+        verdict = "reproduced" if enough and works else "partly"
     return _rate(none, verdict=verdict)
 
 
@@ -180,9 +201,9 @@ def judge_last_layer(record: Record) -> Outcome | None:
     if not own or not several:
         return None
     found = _rate(own)
-    without = sum(row["clean"] * row["targets"] for row in own) / found.n
+    (hits, total), (without, _) = _counts(own), _without(own)
     verdict: Verdict = "not"
-    if found.measured - without <= 0.1:
+    if 10 * (hits - without) <= total:
         # Where nothing works end to end, it says little that a single layer does not.
         others_work = _rate(several).interval[0] > found.interval[1]
         verdict = "reproduced" if others_work and found.interval[1] <= 0.2 else "partly"
@@ -215,7 +236,8 @@ def judge_googlenet(record: Record) -> Outcome | None:
         return None
     found, usual = _rate(own), _rate(others)
     verdict: Verdict = "not"
-    if found.measured <= usual.measured / 2 and usual.measured > 0:
+    (hits, total), (of_usual, of) = _counts(own), _counts(others)
+    if of_usual and 2 * hits * of <= of_usual * total:
         verdict = "reproduced" if found.interval[1] < usual.interval[0] else "partly"
     return _rate(own, verdict=verdict)
 
@@ -290,9 +312,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
             quantity="targets taken for the poisons' class",
             reported=reported / 100,
             rule="partly if the rate is at least half of the reported one and above Feature "
-            "Collision's; reproduced if, moreover, its interval begins above the rate without "
-            "poisons and reaches the reported rate or lies above it; not otherwise. Interval: 95 % "
-            "(Wilson) over the targets",
+            "Collision's; reproduced if, moreover, it is more than without poisons by Fisher's "
+            "exact test (one-sided, 5 %) and its interval reaches the reported rate or lies "
+            "above it; not otherwise. Interval: 95 % (Wilson) over the targets",
             judge=judge_victim(victim),
         )
         for victim, reported in FIGURE_5.items()
@@ -301,17 +323,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
         exhibit="Figure 5: Feature Collision",
         claim="Feature Collision never succeeds with more than half of the targets",
         quantity="targets taken for the poisons' class, all victims",
-        rule="partly if the rate over all victims is below Convex Polytope's; reproduced if, "
-        f"moreover, it is at most 50 % for every victim; not otherwise. {_WILSON}",
+        rule="partly if the rate over all victims is below Convex Polytope's; reproduced if it "
+        "is so by Fisher's exact test (one-sided, 5 %) and at most 50 % for every victim; not "
+        f"otherwise. {_WILSON}",
         judge=judge_collision,
     ),
     _exhibit(
         exhibit="Figure 6: no overlap",
         claim="it works with substitutes that were trained on other images than the victim",
         quantity="targets taken for the poisons' class without overlap, all victims",
-        rule="reproduced if the interval lies above the rate without poisons, and the rate is at "
-        "least half of that with the same training images; partly if only the first holds; not "
-        f"otherwise. {_WILSON}",
+        rule="partly if they are more than without poisons, by Fisher's exact test (one-sided, "
+        "5 %); reproduced if, moreover, that holds with the same training images as well and the "
+        f"rate is at least half of theirs; not otherwise. {_WILSON}",
         experiment="convex_polytope/overlap",
         judge=judge_no_overlap,
     ),

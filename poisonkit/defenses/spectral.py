@@ -186,7 +186,8 @@ def spectral_filter(
         no signature. Nothing is changed in that case, as never.
     """
     _check_request(features, labels, suspected, factor, percentile)
-    count = math.ceil(factor * suspected) if suspected is not None else None
+    # A product such as 1.1 * 100 lies above 110 by rounding alone.
+    count = math.ceil(factor * suspected - 1e-9) if suspected is not None else None
     rows_of = _rows_of_labels(labels, only_labels)
     # All labels before the first decomposition: a refusal should not take minutes.
     for label, rows in rows_of.items():

@@ -36,7 +36,7 @@ def trigger_explorer(
 ) -> widgets.VBox:
     """Show a few images of the source class with a trigger that can be changed at once."""
     images = Context(store=default_store(), device=device, data_root=data_root).load(
-        config.dataset, "train"
+        config.dataset, "train", image_size=config.image_size
     )
     source = config.pairs[0][0]
     shown = images.x[images.indices_of(images.label_of(source))[:5]].cpu()
@@ -88,7 +88,7 @@ def removal_explorer(
     can be chosen, too.
     """
     context = Context(store=default_store(), device=str(choose_device(device)), data_root=data_root)
-    images = context.load(config.dataset, "train")
+    images = context.load(config.dataset, "train", image_size=config.image_size)
     pattern, row, column = _place_controls(config, images.image_size)
     share = widgets.FloatSlider(
         config.shares[0], min=0.01, max=0.3, step=0.01, description="share", readout_format=".0%"

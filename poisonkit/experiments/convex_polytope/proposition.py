@@ -63,7 +63,11 @@ class Scene:
 
 
 def draw(
-    config: PropositionConfig, placement: Placement, dimensions: int, distance: float, seed: int
+    config: PropositionConfig,
+    placement: Placement,
+    dimensions: int,
+    distance: float,
+    seed: int | Sequence[int],
 ) -> Scene:
     """Draw one scene; those of a seed differ in their poisons' distance and placement only."""
     generator = np.random.default_rng(seed)
@@ -159,13 +163,14 @@ def _trial(
 ) -> tuple[Json, dict[str, Tensor]]:
     """Draw all scenes of one kind."""
     cost = Cost()
+    placement, dimensions = unit["placement"], unit["dimensions"]
     rows = []
     for distance in config.distances:
         found = []
         for number in range(config.trials):
-            scene = draw(
-                config, unit["placement"], unit["dimensions"], distance, config.seed + number
-            )
+            # The draws that Proposition 1 is judged by have nothing in common.
+            seed = (config.seed + number, dimensions, PLACEMENTS.index(placement))
+            scene = draw(config, placement, dimensions, distance, seed)
             nearest = float(np.linalg.norm(scene.poisons - scene.target, axis=1).min())
             found.append((*captured(scene), nearest))
         rows.append(
@@ -194,7 +199,7 @@ def _summary(config: PropositionConfig, trials: Sequence[Json]) -> Json:
 PROPOSITION = Experiment(
     name="convex_polytope/proposition",
     summary="Proposition 1 and Figure 1: surrounding a target against coming close to it",
-    version=1,
+    version=2,
     config=PropositionConfig,
     profiles={"quick": {"trials": 20}, "small": {}, "paper": {}},
     variants={"paper": {}},

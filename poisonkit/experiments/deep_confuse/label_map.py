@@ -8,6 +8,7 @@ from torch import Tensor
 
 from poisonkit.attacks.deep_confuse import check_label_map
 from poisonkit.attacks.generated_noise import craft
+from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
@@ -48,6 +49,8 @@ class LabelMapConfig(ConfuseConfig):
 
 def _map_units(config: LabelMapConfig) -> list[Json]:
     """One unit for each run and kind; kinds take turns, so that two workers learn one of each."""
+    if config.procedure.label_map is not None:
+        raise PoisonkitError("set label_map instead of procedure.label_map")
     return [
         {**run, "kind": kind}
         for run in runs(config)

@@ -44,7 +44,13 @@ class EpsilonConfig(ConfuseConfig):
     epsilons: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 
+def _refuse_one_bound(config: "EpsilonConfig | ShareConfig") -> None:
+    if config.epsilon != ConfuseConfig().epsilon:
+        raise PoisonkitError(f"set epsilons=({config.epsilon},) instead of epsilon")
+
+
 def _epsilon_units(config: EpsilonConfig) -> list[Json]:
+    _refuse_one_bound(config)
     refuse_repeats(epsilons=config.epsilons)
     return [
         {**run, "epsilon": epsilon}
@@ -153,6 +159,7 @@ class ShareConfig(ConfuseConfig):
 
 
 def _share_units(config: ShareConfig) -> list[Json]:
+    _refuse_one_bound(config)
     refuse_repeats(shares=config.shares, epsilons=config.epsilons)
     for share in config.shares:
         if not 0 <= share <= 1:

@@ -63,6 +63,8 @@ def limits_units(config: LimitsConfig) -> list[Json]:
     """One trial for each shape, share and seed."""
     if not config.layers or not config.patterns:
         raise PoisonkitError("layers and patterns must name at least one each")
+    if len(config.pairs) != 1:
+        raise PoisonkitError(f"pairs must name one pair, not {len(config.pairs)}")
     refuse_repeats(patterns=config.patterns, layers=config.layers)
     for _, pool in config.layers:
         if pool not in ("flatten", "mean"):

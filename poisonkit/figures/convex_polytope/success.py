@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.convex_polytope import FIGURE_5
@@ -41,9 +43,15 @@ def _paper(record: Record, value: object, victim: str) -> float | None:
     return FIGURE_5.get(victim) if record.config["dataset"] == "cifar10" else None
 
 
-def _bar(axes: Axes, y: float, row: Json, colour: str, *, filled: bool = True) -> None:
+def _shades(count: int) -> list[ColorType]:
+    """Return so many colours, the book's own as far as they go."""
+    if count <= len(_SHADES):
+        return [COLOURS[name] for name in _SHADES[:count]]
+    return list(sns.color_palette("husl", count))
+
+
+def _bar(axes: Axes, y: float, row: Json, shade: ColorType, *, filled: bool = True) -> None:
     """Draw a rate with its interval."""
-    shade = COLOURS[colour]
     axes.plot((100 * row["low"], 100 * row["high"]), (y, y), color=shade, linewidth=1.5)
     axes.plot(100 * row["rate"], y, "o", color=shade, mfc=shade if filled else "white", ms=7)
 
@@ -56,7 +64,7 @@ def success_figure(record: Record) -> Figure:
     height = 0.25 + 0.16 * len(values)
     figure, [[axes]] = panels(1, 1, size=(8.5, 1.3 + height * len(victims)))
     offsets = 0.13 * (len(values) - 1) * np.linspace(-1, 1, len(values))
-    for value, offset, colour in zip(values, offsets, _SHADES, strict=False):
+    for value, offset, colour in zip(values, offsets, _shades(len(values)), strict=True):
         for row in rows:
             if row[key] == value:
                 _bar(axes, victims.index(row["victim"]) + offset, row, colour)
@@ -65,7 +73,7 @@ def success_figure(record: Record) -> Figure:
             for place, victim in enumerate(victims)
             if (found := _paper(record, value, victim)) is not None
         ]
-        axes.plot([], [], "o", color=COLOURS[colour], label=_named(key, value))
+        axes.plot([], [], "o", color=colour, label=_named(key, value))
         if marks:
             x, y = zip(*marks, strict=True)
             axes.plot(x, y, color="black", label="paper's code, told by its authors", **_DIAMOND)
@@ -123,7 +131,7 @@ def accuracy_figure(record: Record) -> Figure:
     victims = list(dict.fromkeys(row["victim"] for row in rows))
     figure, [[axes]] = panels(1, 1, size=(8.5, 1.3 + 0.45 * len(victims)))
     offsets = 0.1 * (len(values) - 1) * np.linspace(-1, 1, len(values))
-    for value, offset, colour in zip(values, offsets, _SHADES, strict=False):
+    for value, offset, colour in zip(values, offsets, _shades(len(values)), strict=True):
         own = [row for row in rows if row[key] == value]
         y = np.array([victims.index(row["victim"]) for row in own]) + offset
         spread = [100 * (row["accuracy_deviation"] or 0) for row in own]
@@ -133,7 +141,7 @@ def accuracy_figure(record: Record) -> Figure:
             xerr=spread,
             fmt="o",
             ms=5,
-            color=COLOURS[colour],
+            color=colour,
             label=_named(key, value),
         )
     clean = [next(r["clean_accuracy"] for r in rows if r["victim"] == v) for v in victims]
@@ -206,7 +214,7 @@ def switches_figure(record: Record) -> Figure:
     rows = record.metrics["rows"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 1.2 + 0.42 * len(rows)))
     for place, row in enumerate(rows):
-        _bar(axes, place, row, "poisoned")
+        _bar(axes, place, row, COLOURS["poisoned"])
     axes.axvline(100 * rows[0]["rate"], color=COLOURS["reference"], ls="--", zorder=0)
     axes.set_yticks(range(len(rows)), [row["switch"] for row in rows])
     axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5))
