@@ -291,8 +291,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         reported=EXPLAINED,
         rule="reproduced: at least 90 %, and in every run whose victim gives the target the "
         "wanted label (and its clean twin does not) the weights are on average over the epochs "
-        "farther from the clean path than with random changes of the same size; partly: at least "
-        "75 %, and there is such a run; interval: lowest and highest run",
+        "farther from the clean path than with random changes within the same bound; partly: at "
+        "least 75 %, and there is such a run; interval: lowest and highest run",
         experiment="metapoison/mechanism",
         judge=judge_plane,
     ),
