@@ -42,8 +42,22 @@ def evaluate(
     """Return the share of images whose label the model predicts, see :func:`predict`."""
     if len(images) == 0:
         raise PoisonkitError(f"{images.name}: no images to evaluate on")
+    if batch_statistics:
+        images = mixed(images, batch_size=batch_size)
     found = predict(model, images.x, batch_statistics=batch_statistics, batch_size=batch_size)
     return float((found == images.y).double().mean())
+
+
+def mixed(images: ImageSet, *, batch_size: int = 1000) -> ImageSet:
+    """Return images that lie class by class, as folders do, in an order drawn once.
+
+    Their batches would each be of one class or two, whose statistics are not the data's.
+    What is one batch, or not sorted by its labels, is returned as it is.
+    """
+    if len(images) <= batch_size or bool((images.y.diff() < 0).any()):
+        return images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images.select(order.to(images.device))
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class ConfuseConfig:
         (``validation``), on the test images (``test``, as the released code does), or
         the ``last``. For a label-specific attack it is the highest hit rate. At the paper's 500
         trials that is one of 20: scoring all would take longer than learning.
+        The network that scores has the generator's seed: where a classifier has the same one,
+        as the first generator's first has, the two begin with the same weights.
     select_epochs : epochs for which the networks are trained that a generator is scored by.
     scored_by : networks that are trained as the attacked ones will be (``victim``), in eval
         mode; or, as in the released code, as the surrogates are, for as many epochs as a trial
