@@ -35,16 +35,25 @@ def repeatable_kernels(*, tf32: bool = False) -> Iterator[None]:
     What is asked for in float32 is computed in full float32, or, with ``tf32``, from factors
     of 10 bits where a GPU has units for it. CPUs compute in full float32 in any case.
     """
-    products = torch.backends.cuda.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "tf32" if tf32 else "ieee"
+    cudnn = torch.backends.cudnn
+    precision = "tf32" if tf32 else "ieee"
+    # Not by cudnn.flags: it reads a switch that torch refuses to read once a caller has set
+    # the newer ones.
+    wanted = (
+        (torch.backends.cuda.matmul, "fp32_precision", precision),
+        (cudnn.conv, "fp32_precision", precision),  # type: ignore[attr-defined]
+        (cudnn, "enabled", True),
+        (cudnn, "benchmark", False),
+        (cudnn, "deterministic", True),
+    )
+    before = [getattr(switches, name) for switches, name, _ in wanted]
     try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32
-        ):
-            yield
+        for switches, name, value in wanted:
+            setattr(switches, name, value)
+        yield
     finally:
-        products.fp32_precision = before
+        for (switches, name, _), value in zip(wanted, before, strict=True):
+            setattr(switches, name, value)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from torch.func import functional_call
 
 from poisonkit.attacks.batch_statistics import BatchStatistics, use_batch_statistics
 from poisonkit.models import create
+from poisonkit.models.published import PUBLISHED
 
 
 def _layer(channels, generator):
@@ -73,6 +74,20 @@ def test_a_network_keeps_its_parameters_and_answers_as_in_training(make_images):
     assert names[0] == names[1]
     torch.testing.assert_close(network(x), other(x))
     assert not [name for name, _ in network.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED])
+def test_every_published_network_answers_as_in_training(name, make_images):
+    """DPN92's normalisation has its activation in the same part."""
+    images = make_images(8, size=(32, 32))
+    network, other = (create(name, like=images, seed=0, width=4) for _ in range(2))
+    for one in (network, other):
+        for part in one.modules():
+            if isinstance(part, nn.modules.dropout._DropoutNd):
+                part.p = 0.0
+    use_batch_statistics(network)
+    x = images.x.float() / 255
+    torch.testing.assert_close(network(x), other.train()(x), atol=1e-4, rtol=1e-4)
 
 
 def test_normalisation_without_a_weight_keeps_no_averages_either():

@@ -195,7 +195,20 @@ def test_the_papers_rates_stand_beside_convex_polytopes_marks_and_nowhere_else()
 def test_there_are_no_marks_of_the_paper_where_it_has_no_number(record):
     figure = success_figure(record)
     assert not marks(figure.axes[0], "D")
-    assert not any("paper" in text for text in legend(figure))
+    assert not any("told by its authors" in text for text in legend(figure))
+
+
+def test_what_the_papers_text_says_of_rates_is_a_line_on_its_data():
+    for record, height, words in (
+        (transfer(), 50, "paper: Feature Collision stays below"),
+        (end_to_end(), 60, "paper: several layers, known networks, above"),
+    ):
+        figure = success_figure(record)
+        [line] = [one for one in figure.axes[0].lines if one.get_label() == words]
+        assert set(line.get_xdata()) == {height}
+        assert words in legend(figure)
+    for record in (transfer(dataset="digits"), overlap()):
+        assert not any(text.startswith("paper: ") for text in legend(success_figure(record)))
 
 
 def test_legends_name_what_was_varied():
@@ -245,11 +258,13 @@ def test_the_table_says_how_many_poisons_victims_fitted():
         entry["fitted"] = 1 - 0.1 * (VICTIMS.index(entry["victim"]) + number % 2)
     own = {name: [] for name in VICTIMS}
     for entry in record.metrics["rows"]:
-        own[entry["victim"]].append(entry["fitted"])
+        own[entry["victim"]].append(100 * entry["fitted"])
     table = cells(success_table(record)).set_index("Victim")["Fitted"]
+    # One for each attack, in the order of their columns.
     for name in VICTIMS:
-        assert table[name] == f"{100 * np.mean(own[name]):.0f} %"
-    assert table["all"] == f"{100 * np.mean(list(own.values())):.0f} %"
+        assert table[name] == ", ".join(f"{one:.0f}" for one in own[name]) + " %"
+    means = np.mean(list(own.values()), axis=0)
+    assert table["all"] == ", ".join(f"{one:.0f}" for one in means) + " %"
 
 
 @pytest.mark.parametrize("record", [transfer(dataset="digits"), overlap(), end_to_end()])
@@ -572,7 +587,12 @@ def limits():
                 "removed": 3 * count // 2,
             }
         )
-    return made("limits", rows, poisons=5, procedure={"epsilon": 0.2})
+    about = {"poison_label": 7, "victims": [{"clean": [7, 1, 2]}, {"clean": [1, 1, 7]}]}
+    trials = [{**about, "epsilon": row["epsilon"], "poisons": row["poisons"]} for row in rows]
+    # Of another number of poisons: whose clean victims do not count here.
+    trials.append({**about, "epsilon": 0.2, "poisons": 3, "victims": [{"clean": [7, 7, 7]}]})
+    options = {"poisons": 5, "procedure": {"epsilon": 0.2}, "fine_tuning_per_class": 20}
+    return made("limits", rows, trials=trials, **options)
 
 
 def test_each_panel_of_the_limits_varies_one_of_both_in_its_order():
@@ -581,12 +601,12 @@ def test_each_panel_of_the_limits_varies_one_of_both_in_its_order():
     assert bound.get_xlabel() == "bound of the change (of 255)"
     assert number.get_xlabel() == "number of poisons"
     expected = {
-        bound: ([25.5, 51, 102], [20, 45, 80], [10, 15, 20], [20, 20, 20]),
-        number: ([2, 5, 8], [15, 45, 60], [5, 15, 50], [50, 20, 12.5]),
+        bound: ([25.5, 51, 102], [20, 45, 80], [10, 15, 20], [20, 20, 20], [65, 65, 65]),
+        number: ([2, 5, 8], [15, 45, 60], [5, 15, 50], [50, 20, 12.5], [85, 65, 40]),
     }
     for axes, (x, *curves) in expected.items():
         assert axes.get_ylabel() == "share (%)"
-        assert len(axes.lines) == 3
+        curves.append([100 / 3] * 3)  # two of six, of clean victims
         for line, curve in zip(axes.lines, curves, strict=True):
             assert list(line.get_xdata()) == pytest.approx(x)
             assert list(line.get_ydata()) == pytest.approx(curve)
@@ -598,13 +618,16 @@ def test_each_panel_of_the_limits_varies_one_of_both_in_its_order():
         "as they are",
         "after the filter",
         "poisons that the filter leaves",
+        "poisons, removed at random",
+        "without poisons",
     ]
 
 
 def test_the_table_of_the_limits_has_every_row():
     table = cells(limits_table(limits()))
     assert len(table) == 5
-    assert list(table.iloc[0]) == ["102.0 of 255", 5, "16 of 20", "4 of 20", "20 %", "0.75", 7]
+    counts = ["16 of 20", "2 of 6", "4 of 20"]
+    assert list(table.iloc[0]) == ["102.0 of 255", 5, *counts, "20 %", "65 %", "0.75", 7]
 
 
 def switched():
@@ -618,7 +641,10 @@ def switched():
         }
         for name, hits, more in (("as described", 20, 0), ("no dropout", 10, 2), ("other", 30, 0))
     ]
-    return made("switches", rows)
+    about = {"poison_label": 7, "victims": [{"clean": [7, 1]}, {"clean": [1, 1]}]}
+    trials = [{**about, "switch": row["switch"]} for row in rows]
+    trials[1]["victims"] = [{"clean": [1, 1]}]
+    return made("switches", rows, trials=trials)
 
 
 def test_switches_have_a_mark_each_and_a_line_at_the_first():
@@ -629,6 +655,7 @@ def test_switches_have_a_mark_each_and_a_line_at_the_first():
         assert y == (20, 10, 30).index(hits)
     [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert set(line.get_xdata()) == {50}
+    assert [(x, y) for x, y, _ in marks(axes, "|")] == [(25, 0), (0, 1), (25, 2)]
     assert labels(axes) == ["as described", "no dropout", "other"]
     assert "all victims (%)" in axes.get_xlabel()
 

@@ -351,14 +351,15 @@ def test_a_learning_asks_for_full_float32_or_tf32_and_a_cpu_has_one_of_them(make
         )
         learned[precision] = generator.state_dict()
         assert _precisions() == before
-    assert asked == {"float32": ("ieee", False), "tf32": ("tf32", True)}
+    assert asked == {"float32": ("ieee", "ieee"), "tf32": ("tf32", "tf32")}
     pairs = zip(learned["float32"].values(), learned["tf32"].values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def _precisions() -> tuple[str, bool]:
-    """What matrix products are computed in, and whether convolutions may be in TF32."""
-    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.allow_tf32
+def _precisions() -> tuple[str, str]:
+    """What matrix products and what convolutions are computed in."""
+    backends = torch.backends
+    return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
 
 
 @pytest.mark.gpu

@@ -89,6 +89,18 @@ def test_without_replaced_rows_there_is_one_layer_for_the_images_as_they_are():
     assert torch.allclose(bias[0], alone.bias, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_layers_are_those_of_the_cpu():
+    found = []
+    for device in ("cpu", "cuda"):
+        features, labels, layer, replaced, rows = scene()
+        arguments = (part.to(device) for part in (features, labels))
+        options = {"replaced": replaced.to(device), "rows": rows.to(device)}
+        found.append(fit_linear(*arguments, layer.to(device), RECIPE, seed=5, **options))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other.cpu(), atol=1e-4, rtol=1e-4)
+
+
 def test_it_takes_the_same_steps_as_training_the_layer_as_a_network(make_images):
     images = make_images(40, size=(4, 4))
     network = create("small_cnn", like=images, seed=0, standardise="none", width=2)

@@ -563,9 +563,14 @@ def test_the_course_begins_with_the_start_and_ends_with_the_result(scene):
     ],
     ids=["plain", "momentum", "sign", "colour", "every batch", "averages"],
 )
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_stopped_crafting_goes_on_to_the_same_poisons(
-    scene, options, tmp_path: Path, monkeypatch
+    scene, options, device, tmp_path: Path, monkeypatch
 ):
+    if device == "cuda" and "colour" in options:
+        pytest.skip("on CUDA its backward pass sums in no fixed order")
+    train, targets, rows = scene
+    scene = train.to(device), targets.to(device), rows
     procedure = replace(SHORT, steps=5, **options)
     unbroken = crafted(scene, procedure)
     original, calls = metapoison.look_ahead, []

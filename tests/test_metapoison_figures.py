@@ -45,7 +45,7 @@ def made(rows=(), *, trials=(), arrays=None, config=None, **metrics):
     return SimpleNamespace(
         metrics={"rows": list(rows), "trials": list(trials), **metrics},
         arrays=arrays or {},
-        config=config or {},
+        config={"dataset": "digits", **(config or {})},
     )
 
 
@@ -279,15 +279,40 @@ def test_each_pair_has_a_full_line_and_beside_it_what_clean_victims_make_of_its_
     assert sorted(legend(figure)) == sorted([*CALLED, "clean images"])
 
 
+def test_on_its_data_figures_have_what_the_paper_says():
+    on_paper_data = {"dataset": "cifar10", "images_per_class": 500}
+    record = victims()
+    record.config |= on_paper_data
+    figure = curves_figure(record)
+    assert curve(figure.axes[1], "paper: nearly all")[1] == [100, 100]
+    assert "paper: nearly all" in legend(figure)
+
+    rows = [row(7, 1, budget=200, clean_rate=0.05), row(9, 1, budget=500, clean_rate=0.05)]
+    record = made(rows, by_pair=[], trials=PAIRS, config=on_paper_data)
+    left, _ = budget_figure(record).axes
+    # Of 5,000 training images.
+    assert curve(left, "paper: above, with 3 to 10 %") == ([150, 500], [50, 50])
+    record.config["images_per_class"] = None
+    left, _ = budget_figure(record).axes
+    assert curve(left, "paper: above, with 3 to 10 %")[0] == [1500, 5000]
+
+    record = mechanism()
+    assert "95 % in two components" in paths_figure(record).axes[0].get_title()
+    record.config["dataset"] = "cifar10"
+    assert "95 % in two components (paper: 96)" in paths_figure(record).axes[0].get_title()
+
+
 def test_the_table_of_victims_has_a_line_for_each_pair_and_one_for_all():
     table = victims_table(victims()).data
     assert list(table["Target, wanted"]) == [*CALLED, "all"]
     assert list(table["Poisons"]) == ["50 of class ship", "51 of class dog", ""]
-    assert list(table["Success"]) == ["17 of 20 (85 %)", "6 of 20 (30 %)", "23 of 40 (57 %)"]
-    within = ["9 of 20 (45 %)", "3 of 20 (15 %)", "12 of 40 (30 %)"]
+    successes = ["17 of 20: 85 % [64, 95]", "6 of 20: 30 % [15, 52]", "23 of 40: 57 % [42, 71]"]
+    assert list(table["Success"]) == successes
+    within = ["9 of 20: 45 % [26, 66]", "3 of 20: 15 % [5, 36]", "12 of 40: 30 % [18, 45]"]
     assert list(table["In a training batch"]) == within
     assert list(table["Clean victims"]) == ["25 %", "0 %", ""]
-    assert list(table["Accuracy"]) == ["81.2 %", "83.4 %", "82.3 % (clean: 85.1 %)"]
+    accuracies = ["81.2 ± 1.0 %", "83.4 ± 1.0 %", "82.3 ± 1.0 % (clean: 85.1 %)"]
+    assert list(table["Accuracy"]) == accuracies
 
 
 # Figures 5b and 6c, switches and limits -------------------------------------------------------
@@ -360,9 +385,10 @@ def test_the_table_of_changes_has_their_numbers():
     record.metrics["rows"][1]["accuracy"]["deviation"] = None
     table = rates_table(record).data
     assert list(table["Switch"]) == CHANGES["switch"]
-    assert list(table["Success"]) == ["3 of 20 (15 %)", "7 of 20 (35 %)"]
-    assert list(table["Wanted label's probability"]) == ["10 %", "20 %"]
-    assert list(table["In a training batch"]) == ["19 of 20 (95 %)", "15 of 20 (75 %)"]
+    assert list(table["Success"]) == ["3 of 20: 15 % [5, 36]", "7 of 20: 35 % [18, 57]"]
+    assert list(table["Wanted label's probability"]) == ["10 % (0 to 20)", "20 % (10 to 30)"]
+    within = ["19 of 20: 95 % [76, 99]", "15 of 20: 75 % [53, 89]"]
+    assert list(table["In a training batch"]) == within
     assert list(table["Accuracy"]) == ["90.0 ± 1.0 %", "90.0 %"]
     assert list(table["Victims"]) == ["20", "20"]
     assert "Poisons left" not in table
@@ -483,7 +509,8 @@ def test_paths_start_together_and_have_a_dot_for_each_epoch(pair, number):
     first, second = [(71, 24), (60, 20)][pair]
     assert f"({first} % of the variance)" in axes.get_xlabel()
     assert f"({second} %)" in axes.get_ylabel()
-    assert axes.get_title().endswith([": success", ": no success"][pair])
+    title, _ = axes.get_title().split("\n")
+    assert title.endswith([": success", ": no success"][pair])
 
 
 def test_below_are_the_ways_of_all_victims_from_the_clean_path():

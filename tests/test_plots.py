@@ -1,6 +1,7 @@
 """Figures show what the record says; the slider works with nothing but a browser."""
 
 import re
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.settings import as_json
-from poisonkit.figures import common, spectral_signatures
+from poisonkit.figures import common, deep_confuse, spectral_signatures
 from poisonkit.plots import panels, slider, two_histograms
 from poisonkit.store import Record, Store
 
@@ -154,6 +155,32 @@ def test_the_removal_table_puts_the_papers_row_below_ours(records: dict[str, Rec
     html = spectral_signatures.removal_table(as_in_paper).to_html()
     assert "paper, 1 run" in html
     assert "89.80 %" in html
+
+
+def test_poisons_left_come_with_their_deviation_over_the_runs(records: dict[str, Record]) -> None:
+    record = records["spectral_signatures/removal"]
+    left = [trial["poisons_left"] for trial in record.metrics["trials"]]
+    assert len(left) > 1
+    mean, deviation = statistics.mean(left), statistics.stdev(left)
+    html = spectral_signatures.removal_table(record).to_html()
+    assert f"{mean:.1f} ± {deviation:.1f} of {record.metrics['rows'][0]['poisons']}" in html
+
+
+def test_the_label_map_is_shown_class_by_class_beside_noise_without_a_map() -> None:
+    rows = [
+        {"kind": kind, "confusion": [[at + label / 100 + other / 1000 for other in range(10)]
+                                     for label in range(10)]}
+        for kind, at in (("clean", 0.1), ("any wrong label", 0.3), ("label map", 0.5))
+    ]  # fmt: skip
+    config = {"label_map": [*range(1, 10), 0], "dataset": "mnist"}
+    record = SimpleNamespace(metrics={"rows": rows}, config=config, experiment="x", profile="small")
+    table = deep_confuse.map_by_class_table(record).data
+    assert list(table["Wanted"]) == [*range(1, 10), 0]
+    # Class 3 is to be called 4: 0.5 + 0.03 + 0.004.
+    assert list(table.iloc[3])[2:] == ["13 %", "33 %", "53 %", "72 %"]
+    config["label_map"] = [9, *range(9)]
+    table = deep_confuse.map_by_class_table(record).data
+    assert list(table.iloc[3])[1:] == [2, "13 %", "33 %", "53 %"]
 
 
 def test_every_run_is_shown_with_its_trigger(records: dict[str, Record]) -> None:

@@ -264,11 +264,20 @@ def test_networks_are_left_as_they_were(scene):
         assert all(torch.equal(v, state[k]) for k, v in one.network.state_dict().items())
 
 
-def test_a_crafting_that_was_stopped_goes_on_where_it_was(scene, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_crafting_that_was_stopped_goes_on_where_it_was(
+    scene, device, stream, tmp_path, monkeypatch
+):
+    train, rows, targets = scene
+    scene = train.to(device), rows, targets.to(device)
     nets = substitutes(dropout=0.3)
+    for one in nets:
+        one.network.to(device)
     procedure = replace(SHORT, dropout=True)
-    unbroken = crafted(scene, procedure, nets)
-    options = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 4}
+    unbroken = crafted(scene, procedure, nets, stream=stream)
+    checkpoint = tmp_path / "state.safetensors"
+    options = {"checkpoint": checkpoint, "checkpoint_every": 4, "stream": stream}
     calls = []
 
     def stop(*arguments, **named):

@@ -99,17 +99,21 @@ class BatchStatistics(nn.Module):
         return found
 
 
+_OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
 def use_batch_statistics(network: nn.Module) -> None:
     """Normalise by the batch at hand, and write no running averages.
 
     A network whose steps are unrolled is never evaluated, and pseudo-updates would
-    write into its averages. Names of parameters stay as they are.
+    write into its averages. Names of parameters stay as they are. What is more than torch's own
+    normalisation, such as one with its activation in the same part, remains itself.
     """
     network.train()
     for parent in [*network.modules()]:
         for name, module in parent.named_children():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                if module.affine:
+                if module.affine and type(module) in _OWN:
                     setattr(parent, name, BatchStatistics(module))
                 else:
                     module.track_running_stats = False

@@ -177,11 +177,11 @@ class Surrogate:
 
 def _check_averaged(network: nn.Module) -> None:
     for name, part in network.named_modules():
-        # What has no weight and bias was not replaced, and keeps no averages.
+        # What was not replaced keeps no averages: without weight and bias, or not torch's own.
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             raise PoisonkitError(
-                f"normalised_with='averages' needs batch normalisation with weight and bias, "
-                f"unlike {name}"
+                f"normalised_with='averages' needs torch's batch normalisation with weight and "
+                f"bias, unlike {name}"
             )
 
 

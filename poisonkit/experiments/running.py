@@ -122,6 +122,8 @@ def run(
         # A mistake that only the last trial would meet shall not cost all the others.
         for unit in units:
             experiment.check(config, unit, context)
+        if executor and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # what the checks took, the workers may need
     work = partial(_one_trial, experiment, config, settings, context)
     results = executor.map(work, units) if executor else map(work, units)
     described = f"{experiment.name} [{config.profile}]"

@@ -195,7 +195,8 @@ def tapped(model: Classifier, tap: str, *, gradients: bool = False) -> Iterator[
 def must_take(called: str, size: Sequence[int], *, advice: str = "") -> Iterator[None]:
     """Refuse a network that fails on images of a size within the block, and say so.
 
-    Memory that runs out says nothing about the size, and remains the error that it is.
+    Memory that runs out, or a device that fails, says nothing about the size, and remains the
+    error that it is.
 
     Parameters
     ----------
@@ -204,9 +205,12 @@ def must_take(called: str, size: Sequence[int], *, advice: str = "") -> Iterator
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except RuntimeError as error:
+        # Where a library of CUDA's fails, memory has run out or the device has.
+        if any(word in str(error) for word in ("CUDA error", "CUBLAS", "CUDNN")):
+            raise
         raise PoisonkitError(
             f"{called} cannot take images of {tuple(size)} pixels ({error}){advice}"
         ) from error

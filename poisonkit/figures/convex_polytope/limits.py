@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.figures.common import plain
+from poisonkit.figures.convex_polytope.success import in_words, without_poisons
 from poisonkit.plots import COLOURS, panels
 from poisonkit.store import Json, Record
 
@@ -20,8 +21,16 @@ def _rows(record: Record, varied: str) -> list[Json]:
     )
 
 
+def _left_by_chance(record: Record, row: Json) -> float:
+    return 1 - float(row["removed"]) / record.config["fine_tuning_per_class"]
+
+
 def limits_figure(record: Record) -> Figure:
-    """Draw the rate of success over all victims, before and after the spectral filter."""
+    """Draw the rate of success over all victims, before and after the spectral filter.
+
+    Dotted are the poisons that the filter leaves, and those that a random choice of as many
+    images would leave; short strokes are targets taken for the class without any poisons.
+    """
     figure, [axes] = panels(1, 2, size=(10, 3.8))
     labels = {"epsilon": "bound of the change (of 255)", "poisons": "number of poisons"}
     for part, (varied, label) in zip(axes, labels.items(), strict=True):
@@ -42,6 +51,10 @@ def limits_figure(record: Record) -> Figure:
             part.fill_between(x, low, high, color=shade, alpha=0.15)
         left = [100 * row["left"] for row in rows]
         part.plot(x, left, "k:", label="poisons that the filter leaves")
+        chance = [100 * _left_by_chance(record, row) for row in rows]
+        part.plot(x, chance, ":", color=COLOURS["reference"], label="poisons, removed at random")
+        clean = [100 * without_poisons(record, row)["rate"] for row in rows]
+        part.plot(x, clean, "k_", ms=10, label="without poisons")
         part.set(xlabel=label, ylabel="share (%)", ylim=(-3, 103))
         part.grid(alpha=0.3)
     handles, names = axes[0].get_legend_handles_labels()
@@ -56,8 +69,10 @@ def limits_table(record: Record) -> Styler:
             "Bound": f"{255 * row['epsilon']:.1f} of 255",
             "Poisons": row["poisons"],
             "Successes": f"{row['hits']} of {row['targets']}",
+            "Without poisons": in_words(without_poisons(record, row)),
             "After the filter": f"{row['filtered']['hits']} of {row['filtered']['targets']}",
             "Poisons left": f"{100 * row['left']:.0f} %",
+            "Removed at random": f"{100 * _left_by_chance(record, row):.0f} %",
             "AUROC of the scores": f"{row['auroc']:.2f}",
             "Removed of each class": row["removed"],
         }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 from pandas.io.formats.style import Styler
 
-from poisonkit.claims.convex_polytope import FIGURE_5
+from poisonkit.claims.convex_polytope import FIGURE_5, GRAY_BOX
 from poisonkit.figures.common import plain
 from poisonkit.plots import COLOURS, panels
 from poisonkit.statistics import wilson
@@ -50,6 +50,16 @@ def _shades(count: int) -> list[ColorType]:
     return list(sns.color_palette("husl", count))
 
 
+def _bounds(record: Record) -> dict[str, float]:
+    """Return rates that the paper's text says are not reached, or are exceeded."""
+    if record.config["dataset"] != "cifar10":
+        return {}
+    return {
+        "convex_polytope/transfer": {"Feature Collision stays below": 0.5},
+        "convex_polytope/end_to_end": {"several layers, known networks, above": GRAY_BOX},
+    }.get(record.experiment, {})
+
+
 def _bar(axes: Axes, y: float, row: Json, shade: ColorType, *, filled: bool = True) -> None:
     """Draw a rate with its interval."""
     axes.plot((100 * row["low"], 100 * row["high"]), (y, y), color=shade, linewidth=1.5)
@@ -77,6 +87,8 @@ def success_figure(record: Record) -> Figure:
         if marks:
             x, y = zip(*marks, strict=True)
             axes.plot(x, y, color="black", label="paper's code, told by its authors", **_DIAMOND)
+    for words, height in _bounds(record).items():
+        axes.axvline(100 * height, color="black", ls=":", lw=1, label=f"paper: {words}")
     clean = [next(r["clean"] for r in rows if r["victim"] == victim) for victim in victims]
     axes.plot([100 * c for c in clean], range(len(victims)), "k|", ms=10, label="without poisons")
     known = set(record.config["substitutes"])
@@ -106,9 +118,13 @@ def success_table(record: Record) -> Styler:
             entry["Paper"] = "-" if reported is None else f"{reported:.0f} %"
         clean = [r["clean"] for r in rows if r[key] == values[0] and victim in (r["victim"], "all")]
         entry["Clean"] = f"{100 * float(np.mean(clean)):.0f} %"
-        fitted = [r["fitted"] for r in rows if "fitted" in r and victim in (r["victim"], "all")]
+        fitted = [
+            [r["fitted"] for r in rows if r[key] == value and victim in (r["victim"], "all")]
+            for value in values
+            if "fitted" in rows[0]
+        ]
         if fitted:
-            entry["Fitted"] = f"{100 * float(np.mean(fitted)):.0f} %"
+            entry["Fitted"] = ", ".join(f"{100 * float(np.mean(own)):.0f}" for own in fitted) + " %"
         shown.append(entry)
     return plain(pd.DataFrame(shown))
 
@@ -209,12 +225,29 @@ def likeness_table(record: Record) -> Styler:
     return plain(pd.DataFrame(rows))
 
 
+def without_poisons(record: Record, row: Json) -> Json:
+    """Return how many targets the victims of a row take for the class without any poisons."""
+    keys = [key for key in ("switch", "epsilon", "poisons") if key in row]
+    own = [t for t in record.metrics["trials"] if all(t[key] == row[key] for key in keys)]
+    label = own[0]["poison_label"]
+    found = [p == label for t in own for entry in t["victims"] for p in entry["clean"]]
+    return {"hits": sum(found), "targets": len(found), "rate": sum(found) / len(found)}
+
+
+def in_words(rate: Json) -> str:
+    return f"{rate['hits']} of {rate['targets']}"
+
+
 def switches_figure(record: Record) -> Figure:
-    """Draw the rate of success over all victims and targets for each switch."""
+    """Draw the rate of success over all victims and targets for each switch.
+
+    Upright strokes are targets taken for the class without any poisons.
+    """
     rows = record.metrics["rows"]
     figure, [[axes]] = panels(1, 1, size=(8.5, 1.2 + 0.42 * len(rows)))
     for place, row in enumerate(rows):
         _bar(axes, place, row, COLOURS["poisoned"])
+        axes.plot(100 * without_poisons(record, row)["rate"], place, "k|", ms=12)
     axes.axvline(100 * rows[0]["rate"], color=COLOURS["reference"], ls="--", zorder=0)
     axes.set_yticks(range(len(rows)), [row["switch"] for row in rows])
     axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5))
@@ -229,6 +262,7 @@ def switches_table(record: Record) -> Styler:
         {
             "Switch": row["switch"],
             "Successes": _counted([{**row, "unrounded": row["unrounded"]["rate"]}]),
+            "Without poisons": in_words(without_poisons(record, row)),
             "Last loss, substitutes": f"{row['loss']:.4f}",
             "Squared distance to the polytope, victims": f"{row['to_polytope']:.3f}",
         }

@@ -10,6 +10,7 @@ from poisonkit.figures.deep_confuse.label_map import (
     confusion_figure,
     draw_confusion,
     label_map_table,
+    map_by_class_table,
 )
 from poisonkit.figures.deep_confuse.measures import (
     defences_figure,
@@ -40,6 +41,7 @@ __all__ = [
     "epsilon_slider",
     "images_figure",
     "label_map_table",
+    "map_by_class_table",
     "noise_figure",
     "noise_table",
     "share_figure",

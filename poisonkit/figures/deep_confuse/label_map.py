@@ -13,6 +13,7 @@ from pandas.io.formats.style import Styler
 from poisonkit.claims.deep_confuse_reported import (
     HIT_RATE_WITHOUT_MAP,
     LABEL_MAP_ACCURACY,
+    LABEL_MAP_BY_CLASS,
     LABEL_MAP_HIT_RATE,
     TABLE_1,
 )
@@ -42,6 +43,8 @@ _PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
     },
     "label map": {"accuracy": LABEL_MAP_ACCURACY, "hit_rate": LABEL_MAP_HIT_RATE},
 }
+#: The paper's map: the next digit, and zero for nine.
+_NEXT = [*range(1, 10), 0]
 _MEASURES = {"accuracy": "called what they are", "hit_rate": "called what the map says"}
 
 
@@ -122,4 +125,24 @@ def label_map_table(record: Record) -> Styler:
             if paper:
                 shown[f"{title}, paper"] = reported(_PAPER[row["kind"]].get(name))
         rows.append({**shown, "Runs": row["runs"]})
+    return plain(pd.DataFrame(rows))
+
+
+def map_by_class_table(record: Record) -> Styler:
+    """Return how often each class is called what the map wants, by what was trained on.
+
+    Where noise for any wrong label does as much, a class is no success of the map.
+    """
+    label_map = record.config["label_map"]
+    paper = on_paper_data(record) == "mnist" and label_map == _NEXT
+    rows = []
+    for label, wanted in enumerate(label_map):
+        shown: dict[str, object] = {"Class": label, "Wanted": wanted}
+        for row in record.metrics["rows"]:
+            shown[_TITLES[row["kind"]].capitalize()] = (
+                f"{100 * row['confusion'][label][wanted]:.0f} %"
+            )
+        if paper:
+            shown["Label map, paper"] = f"{LABEL_MAP_BY_CLASS[label]:.0f} %"
+        rows.append(shown)
     return plain(pd.DataFrame(rows))

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from poisonkit.claims.metapoison import is_taken
+from poisonkit.claims.metapoison import EXPLAINED, is_taken
 from poisonkit.figures.metapoison.victims import called
 from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Json, Record
@@ -40,7 +40,10 @@ def paths_figure(record: Record) -> Figure:
         number, trial = min(own, key=lambda one: (not is_taken(one[1]), one[0]))
         _plane(above, record, number, trial)
         ending = "success" if is_taken(trial) else "no success"
-        above.set_title(f"{called(trial)}: {ending}", fontsize="small")
+        both = f"{100 * sum(trial['explained']):.0f} % in two components"
+        if record.config["dataset"] == "cifar10":
+            both += f" (paper: {100 * EXPLAINED:.0f})"
+        above.set_title(f"{called(trial)}: {ending}\n{both}", fontsize="small")
         for _, one in own:
             for name, values in one["apart"].items():
                 style = {"lw": 1, "label": f"trained on {_TRAINED[name]}"}

@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from poisonkit.claims.metapoison import FEW, OFTEN
 from poisonkit.figures.common import plain
-from poisonkit.figures.metapoison.victims import called, counted
+from poisonkit.figures.metapoison.victims import accuracy, called, counted
 from poisonkit.plots import COLOURS, class_colours, legend_below, panels
 from poisonkit.store import Record
 
@@ -53,21 +54,20 @@ def rates_figure(record: Record) -> Figure:
 def rates_table(record: Record) -> Styler:
     """Return the numbers behind :func:`rates_figure`, one line a change.
 
-    And how sure victims are of the wanted label, the mean of its probability: where all give
-    it, that tells changes apart.
+    And how sure victims are of the wanted label, the mean of its probability with the lowest
+    and the highest: where all give it, that tells changes apart.
     """
     key, trials = _key(record), record.metrics["trials"]
     lines = []
     for row in record.metrics["rows"]:
-        mean, deviation = row["accuracy"]["mean"], row["accuracy"]["deviation"]
-        spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
         sure = [p for one in trials if one[key] == row[key] for p in one["wanted_probability"]]
         line = {
             key.capitalize(): str(row[key]),
             "Success": counted(row),
-            "Wanted label's probability": f"{100 * float(np.mean(sure)):.0f} %",
+            "Wanted label's probability": f"{100 * float(np.mean(sure)):.0f} % "
+            f"({100 * min(sure):.0f} to {100 * max(sure):.0f})",
             "In a training batch": counted(row["in_batch"]),
-            "Accuracy": f"{100 * mean:.1f}{spread} %",
+            "Accuracy": accuracy(row),
             "Victims": str(row["victims"]),
         }
         if "clean_rate" in row:
@@ -81,7 +81,7 @@ def rates_table(record: Record) -> Styler:
 def budget_figure(record: Record) -> Figure:
     """Draw Figure 5a: success by the number of poisons, one line a pair, and their mean.
 
-    Bars are 95 % intervals over the victims of all pairs.
+    Bars are 95 % intervals over the victims of all pairs; a dotted line is what the paper says.
     """
     rows, pairs = record.metrics["rows"], record.metrics["by_pair"]
     figure, [[left, right]] = panels(1, 2, size=(9, 3.8))
@@ -105,6 +105,10 @@ def budget_figure(record: Record) -> Figure:
         values = [100 * row["rate"] for row in own]
         left.plot([row["budget"] for row in own], values, ".--", color=colour, lw=1, label=label)
     left.axhline(100 * rows[0]["clean_rate"], color="black", ls=":", label="clean victims")
+    if record.config["dataset"] == "cifar10":
+        images = 10 * (record.config["images_per_class"] or 5000)
+        few = [share * images for share in FEW]
+        left.plot(few, [100 * OFTEN] * 2, "k-.", label="paper: above, with 3 to 10 %")
     left.set(xlabel="poisons", ylabel="targets given\nthe wanted label (%)", ylim=(-3, 103))
     legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]

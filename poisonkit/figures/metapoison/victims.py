@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from poisonkit.claims.metapoison import NEARLY_ALL
 from poisonkit.figures.common import plain
 from poisonkit.plots import class_colours, legend_below, panels
 from poisonkit.store import Json, Record
@@ -30,7 +31,8 @@ def curves_figure(record: Record) -> Figure:
 
     One full line for each pair, a mean over its victims; of loss and accuracy in a band from
     the lowest to the highest. Dashed is what victims trained on clean images make of the
-    same target, in the pair's colour. Their accuracy, the same for all pairs, is black.
+    same target, in the pair's colour. Their accuracy, the same for all pairs, is black. Dotted
+    is what the paper says of success.
     """
     pairs, clean = _by_pair(record)
     figure, [axes] = panels(1, 3, size=(9.5, 4.4))
@@ -58,6 +60,8 @@ def curves_figure(record: Record) -> Figure:
         if factor == 100:
             axis.set_ylim(-3, 103)
     axes[1].plot([], [], color="black", ls="--", lw=1, label="clean images")
+    if record.config["dataset"] == "cifar10":
+        axes[1].axhline(100 * NEARLY_ALL, color="black", ls=":", label="paper: nearly all")
     legend_below(figure, axes[1], columns=3)
     return figure
 
@@ -75,7 +79,7 @@ def victims_table(record: Record) -> Styler:
                 "Success": counted(row),
                 "In a training batch": counted(row["in_batch"]),
                 "Clean victims": f"{100 * row['clean_rate']:.0f} %",
-                "Accuracy": f"{100 * row['accuracy']['mean']:.1f} %",
+                "Accuracy": accuracy(row),
             }
         )
     whole = record.metrics["all"]
@@ -86,7 +90,7 @@ def victims_table(record: Record) -> Styler:
             "Success": counted(whole),
             "In a training batch": counted(whole["in_batch"]),
             "Clean victims": "",
-            "Accuracy": f"{100 * whole['accuracy']['mean']:.1f} % "
+            "Accuracy": f"{accuracy(whole)} "
             f"(clean: {100 * record.metrics['clean_accuracy']:.1f} %)",
         }
     )
@@ -94,5 +98,13 @@ def victims_table(record: Record) -> Styler:
 
 
 def counted(row: Json) -> str:
-    """Return a rate of success in words."""
-    return f"{row['hits']} of {row['targets']} ({100 * row['rate']:.0f} %)"
+    """Return a rate of success in words, with its 95 % interval."""
+    rate, low, high = (100 * row[key] for key in ("rate", "low", "high"))
+    return f"{row['hits']} of {row['targets']}: {rate:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def accuracy(row: Json) -> str:
+    """Return mean and standard deviation of the accuracy over victims."""
+    mean, deviation = row["accuracy"]["mean"], row["accuracy"]["deviation"]
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return f"{100 * mean:.1f}{spread} %"

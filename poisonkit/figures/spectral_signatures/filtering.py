@@ -59,7 +59,7 @@ def removal_table(record: Record) -> Styler:
                 "": f"ours, {row['runs']} runs, {row['captured']} captured",
                 "Natural 1": _spread(row, "before"),
                 "Poisoned 1": _rate(row, "before"),
-                "Poisons left": f"{row['poisons_left']:.1f} of {row['poisons']}",
+                "Poisons left": _left(row),
                 "Natural 2": _spread(row, "after"),
                 "Poisoned 2": _rate(row, "after"),
                 "Clean-trained": _rate(row, "clean"),
@@ -110,6 +110,12 @@ def _spread(row: Json, moment: str) -> str:
     deviation = row[f"natural_{moment}_deviation"]
     spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
     return f"{100 * row[f'natural_{moment}']:.2f}{spread} %"
+
+
+def _left(row: Json) -> str:
+    deviation = row["poisons_left_deviation"]
+    spread = "" if deviation is None else f" ± {deviation:.1f}"
+    return f"{row['poisons_left']:.1f}{spread} of {row['poisons']}"
 
 
 def _rate(row: Json, moment: str) -> str:
@@ -225,8 +231,8 @@ def switches_table(record: Record) -> Styler:
             {
                 "Switch": row["switch"],
                 "Meaning": f"{meaning} ({layer})" if row["switch"] == "layer" else meaning,
-                "Poisoned 1": f"{100 * row['poisoned_before']:.1f} %",
-                "Poisons left": f"{row['poisons_left']:.1f} of {row['poisons']}",
+                "Poisoned 1": _rate(row, "before"),
+                "Poisons left": _left(row),
                 "Clean images lost": f"{lost:,.0f}",
                 "Natural 2": _spread(row, "after"),
                 "Poisoned 2": _rate(row, "after"),
