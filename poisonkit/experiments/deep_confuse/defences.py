@@ -14,7 +14,6 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    NETWORK_WITH_MAXIMA,
     ConfuseConfig,
     profiles_of,
     runs,
@@ -156,7 +155,7 @@ DEFENCE = Experiment(
     profiles=profiles_of(
         "mnist",
         quick={"repeats": 2},
-        small={"generators": 1, "repeats": 1, "attack_steps": 3, **NETWORK_WITH_MAXIMA},
+        small={"generators": 1, "repeats": 1, "attack_steps": 3},
     ),
     variants={"paper": {}},
     units=_defence_units,
