@@ -107,8 +107,6 @@ class ConfuseConfig:
 
 #: MNIST's network as the authors' code has it, for surrogates and classifiers alike.
 RELEASED_NETWORK: Mapping[str, object] = {"model": "released_two_layer_cnn"}
-#: The text's with maxima in the pooling, and logits that are not normalised.
-NETWORK_WITH_MAXIMA: Mapping[str, object] = {"model": "two_layer_cnn_bn"}
 #: What the paper sets otherwise for the data that are not MNIST.
 PAPER: Mapping[str, Mapping[str, object]] = {
     "mnist": {},

@@ -10,7 +10,6 @@ from poisonkit.errors import unknown
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    NETWORK_WITH_MAXIMA,
     RELEASED_NETWORK,
     ConfuseConfig,
     profiles_of,
@@ -27,9 +26,10 @@ from poisonkit.experiments.settings import refuse_repeats, with_options
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
 
-#: What each switch changes of the setting that all begin from: MNIST's network is the text's
-#: with maxima in the pooling and logits as they are, so that each choice that the code makes
-#: where the text is silent can be added by itself.
+#: The network that all begin from: the text's with maxima in the pooling and logits as they are,
+#: so that each choice that the code makes where the text is silent can be added by itself.
+WITH_MAXIMA = "two_layer_cnn_bn"
+#: What each switch changes.
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "selected on the test images": {"selection": "test"},
@@ -49,10 +49,7 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
     # All three at a time; for the networks that the noise is made with, or for those that are
     # trained on it, or for both.
     "released network for surrogates": {"surrogate": RELEASED_NETWORK["model"]},
-    "released network for classifiers": {
-        **RELEASED_NETWORK,
-        "surrogate": NETWORK_WITH_MAXIMA["model"],
-    },
+    "released network for classifiers": {**RELEASED_NETWORK, "surrogate": WITH_MAXIMA},
     "released network": RELEASED_NETWORK,
     "rate of the surrogates 0.01": {"procedure.surrogate_rate": 0.01},
     "released network, rate 0.01": {**RELEASED_NETWORK, "procedure.surrogate_rate": 0.01},
@@ -158,7 +155,7 @@ SWITCHING = Experiment(
     config=ConfuseSwitchesConfig,
     profiles=profiles_of(
         "mnist",
-        paper=NETWORK_WITH_MAXIMA,
+        paper={"model": WITH_MAXIMA},
         quick={
             "image_size": 28,
             "repeats": 1,
