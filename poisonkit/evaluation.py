@@ -1,6 +1,5 @@
 """What a trained network answers: predictions and accuracy, in eval mode or by batch statistics."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from poisonkit.errors import PoisonkitError
-from poisonkit.images import ImageSet
+from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
 
 
@@ -20,19 +19,16 @@ def predict(
 
     ``batch_statistics`` normalises each batch by its own mean and variance, as
     code that never leaves training mode does; the model's running averages and
-    dropout are left alone. The batches are then equally large, but for one image, and at
-    most ``batch_size``: a small last one would have statistics that say nothing.
+    dropout are left alone. The batches are then even: a small last one would have
+    statistics that say nothing.
     """
     if len(x) == 0:
         return torch.empty(0, dtype=torch.int64, device=x.device)
-    if batch_statistics:
-        if len(x) == 1:
-            raise PoisonkitError("one image alone has no batch statistics")
-        parts = x.tensor_split(math.ceil(len(x) / batch_size))
-    else:
-        parts = x.split(batch_size)
+    if len(x) == 1 and batch_statistics:
+        raise PoisonkitError("one image alone has no batch statistics")
+    parts = batches(x, batch_size=batch_size, even=batch_statistics)
     with evaluating(model), by_batch_statistics(model, batch_statistics):
-        labels = [model(part.float().div_(255)).argmax(1) for part in parts]
+        labels = [model(batch).argmax(1) for batch in parts]
     return torch.cat(labels)
 
 
@@ -43,12 +39,12 @@ def evaluate(
     if len(images) == 0:
         raise PoisonkitError(f"{images.name}: no images to evaluate on")
     if batch_statistics:
-        images = mixed(images, batch_size=batch_size)
+        images = shuffled(images, batch_size=batch_size)
     found = predict(model, images.x, batch_statistics=batch_statistics, batch_size=batch_size)
     return float((found == images.y).double().mean())
 
 
-def mixed(images: ImageSet, *, batch_size: int = 1000) -> ImageSet:
+def shuffled(images: ImageSet, *, batch_size: int = 1000) -> ImageSet:
     """Return images that lie class by class, as folders do, in an order drawn once.
 
     Their batches would each be of one class or two, whose statistics are not the data's.

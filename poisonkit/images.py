@@ -5,6 +5,7 @@ a data set is one tensor of images and one of labels, and batches are slices.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -144,7 +145,11 @@ class ImageSet:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
-def batches(x: Tensor, *, batch_size: int = 1000) -> Iterator[Tensor]:
-    """Yield uint8 images as float32 batches in [0, 1]."""
-    for chunk in x.split(batch_size):
+def batches(x: Tensor, *, batch_size: int = 1000, even: bool = False) -> Iterator[Tensor]:
+    """Yield uint8 images as float32 batches in [0, 1].
+
+    ``even`` ones have equally many images, but for one, and at most ``batch_size``.
+    """
+    chunks = x.tensor_split(math.ceil(len(x) / batch_size)) if even else x.split(batch_size)
+    for chunk in chunks:
         yield chunk.float().div_(255)

@@ -19,7 +19,9 @@ def precisions() -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_kernels_compute_as_asked_and_the_callers_choice_comes_back(name: str) -> None:
+def test_kernels_compute_as_asked_and_the_callers_choice_comes_back(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     places = [
         torch.backends,
         torch.backends.cudnn,
@@ -30,8 +32,8 @@ def test_kernels_compute_as_asked_and_the_callers_choice_comes_back(name: str) -
     try:
         for place, precision in SWITCHES[name]:
             place.fp32_precision = precision
-        before, benchmark = precisions(), torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = True
+        before = precisions()
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
         with repeatable_kernels():
             assert precisions() == ("ieee", "ieee")
             assert not torch.backends.cudnn.benchmark
@@ -41,7 +43,6 @@ def test_kernels_compute_as_asked_and_the_callers_choice_comes_back(name: str) -
             assert precisions() == ("ieee", "ieee")
         assert precisions() == before
         assert torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = benchmark
     finally:
         for place, precision in zip(places, untouched, strict=True):
             place.fp32_precision = precision

@@ -11,7 +11,7 @@ from poisonkit import graphs, training
 from poisonkit.checkpoint import restore, save
 from poisonkit.data import load
 from poisonkit.errors import PoisonkitError
-from poisonkit.evaluation import evaluate, mixed, predict
+from poisonkit.evaluation import evaluate, predict, shuffled
 from poisonkit.images import ImageSet
 from poisonkit.models import create
 from poisonkit.training import Recipe, fit
@@ -255,16 +255,16 @@ def test_batch_statistics_normalise_each_batch_by_itself_and_leave_the_averages(
     assert not torch.equal(predict(model, images.x, batch_size=16), expected)
 
 
-def test_images_that_lie_class_by_class_are_mixed_before_batches_are_normalised(make_images):
+def test_images_that_lie_class_by_class_are_shuffled_before_batches_are_normalised(make_images):
     images = make_images(60, classes=3)
     sorted_images = images.select(images.y.argsort(stable=True))
-    again = mixed(sorted_images, batch_size=20)
+    again = shuffled(sorted_images, batch_size=20)
     assert all(len(set(part)) == 3 for part in again.y.view(3, 20).tolist())
     pairs = [{(x.numpy().tobytes(), int(y)) for x, y in zip(s.x, s.y, strict=True)}
              for s in (images, again)]  # fmt: skip
     assert pairs[0] == pairs[1]
     for other, size in ((images, 20), (sorted_images, 60)):
-        assert mixed(other, batch_size=size) is other
+        assert shuffled(other, batch_size=size) is other
     model = small_net(images)
     found = evaluate(model, sorted_images, batch_statistics=True, batch_size=20)
     assert found == evaluate(model, again, batch_statistics=True, batch_size=20)

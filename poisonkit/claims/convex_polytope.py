@@ -20,6 +20,8 @@ FIGURE_5 = {
     "resnet18": 52.0,
     "densenet121": 42.0,
 }
+#: Section 4.2, Figure 5: Feature Collision never succeeds more often than that.
+COLLISION = 0.5
 #: Section 4.3: with several layers all gray-box attacks succeed more often than that.
 GRAY_BOX = 0.6
 #: Victims overfit, says the paper; of one that fits less of its poisons no attack can be judged.
@@ -32,19 +34,17 @@ def _rate(rows: Sequence[Json], *, verdict: Verdict = "not") -> Outcome:
     return Outcome(measured=hits / total, interval=wilson(hits, total), n=total, verdict=verdict)
 
 
-def _counts(rows: Sequence[Json], key: str = "hits") -> tuple[int, int]:
+def _counts(rows: Sequence[Json]) -> tuple[int, int]:
     """Return how many targets were taken for the poisons' class, and of how many.
 
     Counts are compared where a rule has points or halves, since quotients may miss a tie.
     """
-    hits = sum(row[key] for row in rows)
-    return hits, sum(row["targets"] for row in rows)
+    return sum(row["hits"] for row in rows), sum(row["targets"] for row in rows)
 
 
 def _without(rows: Sequence[Json]) -> tuple[int, int]:
     """Return the same for victims that saw no poisons."""
-    hits = sum(round(row["clean"] * row["targets"]) for row in rows)
-    return hits, sum(row["targets"] for row in rows)
+    return _counts([{**row, "hits": round(row["clean"] * row["targets"])} for row in rows])
 
 
 def _own(record: Record, **values: object) -> list[Json]:
@@ -149,7 +149,7 @@ def judge_collision(record: Record) -> Outcome | None:
     polytope = _own(record, objective="polytope")
     if not own or not polytope:
         return None
-    below = all(row["rate"] <= 0.5 for row in own)
+    below = all(row["rate"] <= COLLISION for row in own)
     verdict: Verdict = "not"
     if _rate(own).measured < _rate(polytope).measured:
         # Where nothing transfers, every rate is below a half.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from poisonkit.attacks.deep_confuse import add_noise
 from poisonkit.attacks.generated_noise import noise_of
 from poisonkit.errors import PoisonkitError
-from poisonkit.evaluation import evaluate, mixed, predict
+from poisonkit.evaluation import evaluate, predict, shuffled
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.networks import Context, Cost, Transform, training_of, width_option
 from poisonkit.images import ImageSet
@@ -45,7 +45,7 @@ def hit_rate(
 ) -> float:
     """Return the share of images that are called what the label map wants them to be."""
     if batch_statistics:
-        images = mixed(images)
+        images = shuffled(images)
     wanted = images.y.new_tensor(label_map)[images.y]
     found = predict(network, images.x, batch_statistics=batch_statistics)
     return float((found == wanted).double().mean())

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import refuse_repeats
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json
+from poisonkit.training import mixed
 
 #: The lemma asks for a squared gap of at least so many times sigma^2 / epsilon.
 BOUND = 6.0
@@ -123,9 +123,8 @@ def lemma_trial(
     cost = Cost()
     epsilon = unit["epsilon"]
     # Draws of one seed have nothing in common: they are counted as independent ones.
-    about = [unit["seed"], [*DISTRIBUTIONS].index(unit["distribution"]), round(1e6 * epsilon)]
-    mixed = np.random.SeedSequence(about).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+    kind = mixed(unit["seed"], [*DISTRIBUTIONS].index(unit["distribution"]))
+    generator = torch.Generator().manual_seed(mixed(kind, round(1e6 * epsilon)))
     poisons = round(epsilon * config.samples)
     draw = DISTRIBUTIONS[unit["distribution"]]
     device = choose_device(context.device)
@@ -177,7 +176,7 @@ _SMALL: Mapping[str, object] = {"trials": 10, "dimensions": 64, "samples": 20_00
 LEMMA = Experiment(
     name="spectral_signatures/lemma",
     summary="Lemma 3.1: how large a gap between the means makes the parts separable",
-    version=3,
+    version=4,
     config=LemmaConfig,
     profiles={
         "quick": {"trials": 3, "dimensions": 16, "samples": 4_000, "epsilons": (0.05, 0.10, 0.20)},

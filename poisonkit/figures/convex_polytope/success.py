@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 from pandas.io.formats.style import Styler
 
-from poisonkit.claims.convex_polytope import FIGURE_5, GRAY_BOX
+from poisonkit.claims.convex_polytope import COLLISION, FIGURE_5, GRAY_BOX
 from poisonkit.figures.common import plain
 from poisonkit.plots import COLOURS, panels
 from poisonkit.statistics import wilson
@@ -55,7 +55,7 @@ def _bounds(record: Record) -> dict[str, float]:
     if record.config["dataset"] != "cifar10":
         return {}
     return {
-        "convex_polytope/transfer": {"Feature Collision stays below": 0.5},
+        "convex_polytope/transfer": {"Feature Collision stays below": COLLISION},
         "convex_polytope/end_to_end": {"several layers, known networks, above": GRAY_BOX},
     }.get(record.experiment, {})
 
@@ -235,6 +235,7 @@ def without_poisons(record: Record, row: Json) -> Json:
 
 
 def in_words(rate: Json) -> str:
+    """Return the successes of a rate, and of how many."""
     return f"{rate['hits']} of {rate['targets']}"
 
 

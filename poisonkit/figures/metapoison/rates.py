@@ -81,7 +81,8 @@ def rates_table(record: Record) -> Styler:
 def budget_figure(record: Record) -> Figure:
     """Draw Figure 5a: success by the number of poisons, one line a pair, and their mean.
 
-    Bars are 95 % intervals over the victims of all pairs; a dotted line is what the paper says.
+    Bars are 95 % intervals over the victims of all pairs; the dash-dotted line is what the paper
+    says.
     """
     rows, pairs = record.metrics["rows"], record.metrics["by_pair"]
     figure, [[left, right]] = panels(1, 2, size=(9, 3.8))
