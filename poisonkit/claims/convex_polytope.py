@@ -20,7 +20,7 @@ FIGURE_5 = {
     "resnet18": 52.0,
     "densenet121": 42.0,
 }
-#: Section 4.2, Figure 5: Feature Collision never succeeds more often than that.
+#: Section 4.1, Figure 5: Feature Collision never succeeds more often than that.
 COLLISION = 0.5
 #: Section 4.3: with several layers all gray-box attacks succeed more often than that.
 GRAY_BOX = 0.6
