@@ -17,7 +17,7 @@ from poisonkit.experiments import EXPERIMENTS, networks
 from poisonkit.experiments.deep_confuse import transfer
 from poisonkit.experiments.deep_confuse.data import begin, networks_of
 from poisonkit.experiments.deep_confuse.learning import learned_generator
-from poisonkit.experiments.deep_confuse.setting import TEXT_NETWORK
+from poisonkit.experiments.deep_confuse.setting import DEFAULT_NETWORK
 from poisonkit.experiments.deep_confuse.steps import LAST_HIDDEN
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.settings import as_json, with_options
@@ -55,7 +55,7 @@ def test_clean_images_give_the_same_network_in_every_experiment(laboratory):
     transfer, defences = laboratory.record("transfer"), laboratory.record("defences")
     assert clean == by_seed(transfer, lambda t: t["clean"], classifier="original")
     assert clean == by_seed(defences, lambda t: t["clean"], defence="none")
-    switches = laboratory.record("switches", model=TEXT_NETWORK)
+    switches = laboratory.record("switches", model=DEFAULT_NETWORK)
     for name in ("paper", "selected on the test images", "trajectory stored (Algorithm 1)"):
         assert clean == by_seed(switches, lambda t: t["clean"]["accuracy"], switch=name)
 
@@ -71,7 +71,7 @@ def test_fully_perturbed_images_give_the_same_network_in_every_experiment(labora
     transfer, defences = laboratory.record("transfer"), laboratory.record("defences")
     assert noisy == by_seed(transfer, lambda t: t["perturbed"], classifier="original")
     assert noisy == by_seed(defences, lambda t: t["perturbed"], defence="none")
-    switches = laboratory.record("switches", model=TEXT_NETWORK)
+    switches = laboratory.record("switches", model=DEFAULT_NETWORK)
     assert noisy == by_seed(switches, lambda t: t["perturbed"]["accuracy"], switch="paper")
 
 

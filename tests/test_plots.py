@@ -129,14 +129,14 @@ def test_two_records_of_one_profile_are_both_told_the_origin_of(records: dict[st
 
 def test_of_several_experiments_only_what_runs_live_is_not_repeated(tmp_path: Path) -> None:
     store = Store(frozen=CHECKOUT / "results", cache=tmp_path)
-    names = {"text": "deep_confuse/share", "code": "deep_confuse/network_share"}
+    names = {"default": "deep_confuse/share", "code": "deep_confuse/network_share"}
 
     def keys(live: str, shown: str) -> list[str]:
         return [key for key, _ in common.frozen_of_each(names, live=live, shown=shown, store=store)]
 
-    assert keys("text", "quick") == ["text", "code"]
-    assert keys("text", "small") == ["code"]
-    assert keys("code", "small") == ["text"]
+    assert keys("default", "quick") == ["default", "code"]
+    assert keys("default", "small") == ["code"]
+    assert keys("code", "small") == ["default"]
 
 
 def test_the_removal_table_puts_the_papers_row_below_ours(records: dict[str, Record]) -> None:

@@ -286,7 +286,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
         paper=META,
         exhibit="Figure 6a",
-        claim="poisoned training leaves the clean path early; two components show the paths",
+        claim="poisoned training leaves the clean path; two components show the paths",
         quantity="variance that two components explain",
         reported=EXPLAINED,
         rule="reproduced: at least 90 %, and in every run whose victim gives the target the "

@@ -14,7 +14,7 @@ Selection = Literal["validation", "test", "last"]
 
 #: MNIST's network: kernels, channels and hidden units of the text; of what the text does not
 #: mention, averages in the pooling and batch normalisation, of the logits too, of the code.
-TEXT_NETWORK = "two_layer_cnn_bn_average_logits"
+DEFAULT_NETWORK = "two_layer_cnn_bn_average_logits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ConfuseConfig:
     generator: str = "autoencoder"
     generator_width: int | None = None
     procedure: Procedure = field(default_factory=Procedure)
-    model: str = TEXT_NETWORK
+    model: str = DEFAULT_NETWORK
     width: int | None = None
     surrogate: str | None = None
     surrogate_width: int | None = None
@@ -149,7 +149,7 @@ QUICK: Mapping[str, object] = {
     "generator": "autoencoder",
     "generators": 1,
     "repeats": 3,
-    "model": TEXT_NETWORK,
+    "model": DEFAULT_NETWORK,
     "width": 10,
     "standardise": "data",
     "procedure.trials": 10,
@@ -192,7 +192,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "mnist": {
         **_SHORT,
         "generator": "autoencoder",
-        "model": TEXT_NETWORK,
+        "model": DEFAULT_NETWORK,
         "learning_images_per_class": 960,
         "surrogate_width": 10,
         "recipe.batch_size": 64,

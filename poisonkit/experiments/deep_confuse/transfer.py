@@ -13,7 +13,7 @@ from poisonkit.evaluation import evaluate
 from poisonkit.experiments.deep_confuse.data import begin
 from poisonkit.experiments.deep_confuse.learning import learned_generator
 from poisonkit.experiments.deep_confuse.setting import (
-    TEXT_NETWORK,
+    DEFAULT_NETWORK,
     ConfuseConfig,
     against_released_network,
     profiles_of,
@@ -37,10 +37,10 @@ from poisonkit.store import Json
 #: and large one on MNIST; for the deep ones the rate and its schedule are ours.
 NETWORKS: Mapping[str, Mapping[str, object]] = {
     "original": {},
-    "small": {"model": TEXT_NETWORK, "width": 10},
-    "large": {"model": TEXT_NETWORK, "width": 40},
-    "half": {"model": TEXT_NETWORK, "width": 5},
-    "twice": {"model": TEXT_NETWORK, "width": 20},
+    "small": {"model": DEFAULT_NETWORK, "width": 10},
+    "large": {"model": DEFAULT_NETWORK, "width": 40},
+    "half": {"model": DEFAULT_NETWORK, "width": 5},
+    "twice": {"model": DEFAULT_NETWORK, "width": 20},
     **{
         name: {
             "model": name,

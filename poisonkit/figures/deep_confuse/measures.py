@@ -59,7 +59,7 @@ def defences_table(record: Record) -> Styler:
 
 
 _SWITCH_MEANING = {
-    "paper": "the text's network with maxima in the pooling, which the others begin from",
+    "paper": "the default network, but with maxima and logits as they are; all others begin here",
     "selected on the test images": "the generator whose noise leaves the lowest test accuracy",
     "last trial, not selected": "the generator as it is after the last trial",
     "trajectory stored (Algorithm 1)": "the generator learns after each trial, not during it",
@@ -68,7 +68,7 @@ _SWITCH_MEANING = {
     "5x5 kernels without padding": "network and surrogate with larger convolutions",
     "average pooling": "network and surrogate with averages instead of maxima",
     "normalised logits": "network and surrogate with batch normalisation of the outputs, too",
-    "average pooling, normalised logits": "both of these: the text's network of Table 1",
+    "average pooling, normalised logits": "both of these: the default network, that of Table 1",
     "surrogates with 5x5 kernels": "noise of larger convolutions, the classifiers are not changed",
     "surrogates with average pooling": "noise of averages, the classifiers are not changed",
     "surrogates with normalised logits": "noise of normalised logits, the classifiers likewise",

@@ -17,7 +17,7 @@ from poisonkit.store import Record
 #: Names of the paper's data sets.
 PAPER_DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet2": "two classes of ImageNet"}
 #: Whose network a page shows, by the names that its parameter has.
-NETWORKS = {"text": "The text's network", "code": "The code's network"}
+NETWORKS = {"default": "The default network", "code": "The code's network"}
 _CHANCE = {"digits": 10.0, **CHANCE}
 _PAPER: dict[str, Any] = {
     "ls": "",
