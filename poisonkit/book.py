@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from poisonkit import notebook as notebook_file
+from poisonkit.data import data_root
 from poisonkit.notebook import BookError, BookFailure, check_names, declared_parameters, load
 from poisonkit.workers import process_pool, threads_of
 
@@ -76,8 +77,12 @@ def notebooks(root: Path, chapters: Sequence[str] = ()) -> list[Path]:
 
 
 def use_cache(folder: str | Path | None) -> None:
-    """Keep the records of later executions in `folder`; None leaves the user's cache in place."""
+    """Keep the records of later executions in `folder`; None leaves the user's cache in place.
+
+    Data sets stay where they are, also those in the user's cache.
+    """
     if folder is not None:
+        os.environ["POISONKIT_DATA"] = str(data_root())
         os.environ["POISONKIT_CACHE"] = str(folder)
 
 

@@ -1,6 +1,7 @@
 """The state of a training between two of its parts, as one safetensors file."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ def save(
     history: Sequence[dict[str, Any]],
     run: str,
 ) -> None:
+    """Write the state whole or not at all.
+
+    Parameters
+    ----------
+    history : what is to be remembered of each part that is done, as JSON values.
+    run : says which training this is; only the same text gets the state back.
+    """
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -27,7 +35,7 @@ def save(
                 tensors[f"optimizer.{index}.{key}"] = value
     tensors = {key: value.contiguous() for key, value in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
     save_file(tensors, partial, metadata={"history": json.dumps(history), "run": run})
     partial.replace(path)
 
@@ -35,6 +43,15 @@ def save(
 def restore(
     path: Path | None, model: nn.Module, optimizer: optim.Optimizer, run: str
 ) -> list[dict[str, Any]]:
+    """Put model and optimizer back into the state that was saved, and return the history.
+
+    Without a path, or where there is no file yet, both are left as they are.
+
+    Raises
+    ------
+    PoisonkitError
+        If the file is damaged or of another run.
+    """
     if path is None or not path.exists():
         return []
     try:

@@ -5,10 +5,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from poisonkit import __version__
 from poisonkit.errors import PoisonkitError, look_up, unknown
 from poisonkit.notebook import BookFailure
 from poisonkit.workers import process_pool, usable_cores
+
+if TYPE_CHECKING:
+    from poisonkit.scorecard import Judgement
 
 app = typer.Typer(
     add_completion=False,
@@ -45,6 +48,13 @@ def main() -> None:
         # A cache, a results folder or a disk that cannot be written to.
         print(f"poisonkit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenExecutor:
+        print(
+            "poisonkit: a worker was killed, perhaps for want of memory; start the same command "
+            "again, with fewer --workers, and it goes on from what was finished",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
 
 @app.command("list")
@@ -70,12 +80,19 @@ def run(
     profile: Profile = "quick",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one parameter; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one parameter, e.g. seed=1 or variant=released; repeatable.",
+        ),
     ] = None,
     device: Device = "auto",
     root: Root = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials.")] = 1,
-    freeze: Annotated[bool, typer.Option(help="Write into results/ of the checkout.")] = False,
+    freeze: Annotated[
+        bool,
+        typer.Option(help="Write into results/ of the checkout, unless the record is there."),
+    ] = False,
 ) -> None:
     """Run one experiment, or find its record, and print where the record is."""
     from poisonkit.experiments import EXPERIMENTS
@@ -151,19 +168,27 @@ def verify(
         )
     if found.identical:
         print(f"All {found.numbers} numbers and all arrays are equal.")
-    else:
+    elif found.differing:
         print(f"{found.differing} of {found.numbers} numbers differ, or are in one alone.")
+    else:
+        print(f"All {found.numbers} numbers are equal; texts or arrays differ.")
     if not found.verdicts_agree:
         raise typer.Exit(1)
 
 
 @app.command()
 def reproduce(
-    chapters: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    chapters: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders below notebooks/, e.g. spectral_signatures. Default: all."),
+    ] = None,
     profile: Profile = "quick",
     build: Annotated[bool, typer.Option("--build", help="Also build the book.")] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Compute anew, without the cache of earlier runs.")
+        bool,
+        typer.Option(
+            "--fresh", help="Compute anew what is not frozen, without the cache of earlier runs."
+        ),
     ] = False,
     workers: Annotated[
         int | None,
@@ -212,8 +237,15 @@ def scorecard(
     for judgement in judgements:
         print(
             f"{judgement.verdict:14} {judgement.paper} | {judgement.exhibit} | "
-            f"reported {judgement.show_reported()} | measured {judgement.show_measured()}"
+            f"reported {judgement.show_reported()} | measured {judgement.show_measured()} | "
+            f"{_where(judgement)}"
         )
+
+
+def _where(judgement: "Judgement") -> str:
+    if judgement.outcome is None or judgement.record is None:
+        return "no record"
+    return f"n = {judgement.outcome.n} at {judgement.record.profile}"
 
 
 @app.command()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from poisonkit.devices import choose_device
 from poisonkit.errors import DataError, unknown
 from poisonkit.images import ImageSet
 
@@ -49,7 +50,7 @@ def load(
     download: bool = False,
     device: torch.device | str = "cpu",
     image_size: int | None = None,
-    classes: Sequence[str] = IMAGENET2_CLASSES,
+    classes: Sequence[str] | None = None,
 ) -> ImageSet:
     """Load one split of a data set.
 
@@ -61,19 +62,23 @@ def load(
     split : ``train`` or ``test``.
     root : folder that holds the data, see :func:`data_root`.
     download : fetch what is missing; only MNIST and CIFAR-10 can be fetched.
-    device : where the tensors shall live.
+    device : where the tensors shall live, ``auto`` being CUDA where it is to be had.
     image_size : side in pixels to which images are resized; by default images
         keep their size (which must then be the same for all).
-    classes : the two folders of ``imagenet2``.
+    classes : the two folders of ``imagenet2``; None is the paper's pair.
 
     Raises
     ------
     DataError
-        If the data are missing, incomplete or corrupt. Other data are never
-        put in their place.
+        If the data are missing, incomplete or corrupt, or an option does not belong to them.
+        Other data are never put in their place.
     """
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
+    if download and name not in ("mnist", "cifar10"):
+        raise DataError(f"{name} cannot be fetched, only mnist and cifar10 can")
+    if classes is not None and name != "imagenet2":
+        raise DataError(f"classes are for imagenet2 alone, not for {name}; use ImageSet.select")
     folder = data_root(root)
     if name == "digits":
         images = _digits(split)
@@ -81,14 +86,14 @@ def load(
     elif name in ("mnist", "cifar10"):
         images = _torchvision(name, split, folder, download)
     elif name == "imagenet2":
-        images = _imagenet2(split, folder, tuple(classes), image_size)
+        images = _imagenet2(split, folder, tuple(classes or IMAGENET2_CLASSES), image_size)
     elif name.startswith("folder:"):
         images = _own_folder(Path(name.removeprefix("folder:")).expanduser(), split, image_size)
     else:
         raise unknown("data set", name, NAMES)
     if image_size and images.image_size != (image_size, image_size):
         images = replace(images, x=_resize(images.x, image_size))
-    return images.to(device)
+    return images.to(choose_device(str(device)))
 
 
 def _resize(x: Tensor, side: int) -> Tensor:
@@ -193,10 +198,14 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
     if (folder / "train").is_dir():
         if test is None:
             raise DataError(f"folder:{folder} has train/ but neither test/ nor val/ beside it")
-        classes = tuple(sorted(path.name for path in (folder / "train").iterdir() if path.is_dir()))
+        classes = _class_folders(folder / "train")
+        if odd := set(_class_folders(test)) - set(classes):
+            raise DataError(
+                f"folder:{folder}: {test.name}/ has {', '.join(sorted(odd))}, train/ has not"
+            )
         tree = folder / "train" if split == "train" else test
         return _read_tree(tree, classes, f"folder:{folder}", image_size)
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    classes = _class_folders(folder)
     images = _read_tree(folder, classes, f"folder:{folder}", image_size)
     for label, name in enumerate(classes):
         if (count := len(images.indices_of(label))) < 3:
@@ -205,6 +214,12 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
                 "a fifth cannot be set apart for the test; add images, or give train/ and test/"
             )
     return images.split(0.2, seed=0)[0 if split == "train" else 1]
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder but hidden ones, such as Jupyter's."""
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return tuple(sorted(name for name in names if not name.startswith((".", "__"))))
 
 
 def image_files(folder: Path) -> list[Path]:

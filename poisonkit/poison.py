@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from poisonkit.bounds import Bound, levels, round_within
+from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonError, unknown
 from poisonkit.images import ImageSet
 
@@ -192,8 +193,11 @@ def clean_label_poison(
 
 
 def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Poison:
-    """Read back what :meth:`Poison.export` wrote, checking every image's digest."""
-    path = Path(folder) / MANIFEST
+    """Read back what :meth:`Poison.export` wrote, checking every image's digest.
+
+    On device ``auto`` it lies on CUDA where that is to be had.
+    """
+    path, device = Path(folder) / MANIFEST, choose_device(str(device))
     if not path.is_file():
         raise PoisonError(f"{path} does not exist; give a folder written by Poison.export")
     try:

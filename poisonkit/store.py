@@ -9,12 +9,13 @@ finds those it had finished. Files appear whole or not at all, by renaming.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -249,11 +250,24 @@ def _make_artefact(
     scratch.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     metrics, tensors = compute(scratch)
+    if odd := _not_finite(metrics):
+        raise PoisonkitError(f"{path.stem} of {path.parent.name}: {odd} is not a finite number")
     seconds = float(metrics.pop("seconds", time.perf_counter() - start))
     _write_tensors(path.with_suffix(".safetensors"), tensors)
     content = {"spec": spec, "metrics": metrics, "seconds": seconds, "origin": describe()}
     _write_json(path, content)
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _not_finite(value: object, name: str = "") -> str | None:
+    """Return the path to the first NaN or infinity below a JSON value, which has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return name
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    entries = value.items() if isinstance(value, dict) else ()
+    found = (_not_finite(entry, f"{name}.{key}".lstrip(".")) for key, entry in entries)
+    return next((place for place in found if place), None)
 
 
 def _read_artefact(path: Path) -> Artefact:
@@ -284,7 +298,9 @@ def _alone(lock: Path) -> Iterator[None]:
                 print(f"waiting for another process that holds {lock}", file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    lock.unlink(missing_ok=True)
+    # On Windows another process that waits for it may have it open.
+    with suppress(PermissionError):
+        lock.unlink(missing_ok=True)
 
 
 def _file_name(experiment: str, version: int, config: Json) -> str:

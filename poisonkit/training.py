@@ -207,6 +207,8 @@ def fit(
         raise unknown("statistics", statistics, ("batch", "running"))
     if len(images) < 2:
         raise PoisonkitError(f"training needs at least two images, not {len(images)}")
+    if checkpoint_every < 1:
+        raise PoisonkitError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
     model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe, device)
     sampler = Sampler(images, recipe, seed=seed)

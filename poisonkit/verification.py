@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from poisonkit.claims import EXHIBITS
+from poisonkit.devices import choose_device, name_of
 from poisonkit.errors import PoisonkitError, look_up
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.scorecard import Judgement, records_of
@@ -64,7 +65,8 @@ def verify(
     Raises
     ------
     PoisonkitError
-        If there is no such experiment, or no frozen record of the profile.
+        If there is no such experiment, no frozen record of the profile, or the cache has the
+        record from another device.
     """
     chosen = look_up("experiment", experiment, EXPERIMENTS)
     store = store or default_store()
@@ -78,10 +80,17 @@ def verify(
             f"there is no frozen record of {experiment} at {profile}; "
             f"to make one: poisonkit run {experiment} --profile {profile} --freeze"
         )
+    own, wanted = replace(store, frozen=None), name_of(choose_device(device))
+    before = own.find(chosen.name, chosen.version, kept[0].config)
+    if before and before.provenance["device"] != wanted:
+        raise PoisonkitError(
+            f"{before.path} was made on {before.provenance['device']}, not on {wanted}; remove "
+            "it, or name another folder in POISONKIT_CACHE"
+        )
     made = run(
         chosen,
         chosen.configure(profile=profile),
-        store=replace(store, frozen=None),
+        store=own,
         device=device,
         data_root=data_root,
         executor=executor,

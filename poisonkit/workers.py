@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 
+import torch
+
 from poisonkit import provenance
 
 GRACE = 10.0  # seconds that a worker has to end by itself
@@ -30,7 +32,7 @@ def threads_of(workers: int) -> int | None:
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give an executor of so many processes, each with a Python of its own.
+    """Give an executor of so many processes, each with a Python and a share of the cores.
 
     A worker of the standard library's computes on until its task is done, an hour perhaps, and
     keeps its locks, though its parent is killed or another task has failed. These end at once:
@@ -40,7 +42,12 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     others = set(active_children())
     # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_begin,
+        initargs=(threads_of(workers),),
+    )
     failed = True
     try:
         yield pool
@@ -70,8 +77,10 @@ def _end(processes: Iterable[BaseProcess], *, at_once: bool) -> None:
             process.join()
 
 
-def _begin() -> None:
-    """Note the commit that the code was loaded from, and end with the parent."""
+def _begin(threads: int | None) -> None:
+    """Take a share of the cores, note the commit of the code, and end with the parent."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     provenance.describe()
     parent = parent_process()
 

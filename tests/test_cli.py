@@ -4,13 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from poisonkit import __version__
+from poisonkit.book import use_cache
 from poisonkit.cli import main
+from poisonkit.data import cache_root, data_root
 
 TINY = ["--set", "trials=1", "--set", "recipe.epochs=1", "--device", "cpu"]
 
@@ -172,3 +175,29 @@ def test_says_its_version(
 ) -> None:
     assert call(monkeypatch, "--version") == 0
     assert __version__ in capsys.readouterr().out
+
+
+def test_a_worker_that_is_killed_is_a_sentence_about_going_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr("poisonkit.experiments.run", killed)
+    assert call(monkeypatch, "run", "spectral_signatures/removal", *TINY) == 2
+    captured = capsys.readouterr()
+    assert "fewer --workers" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_fresh_cache_leaves_the_data_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POISONKIT_DATA", raising=False)
+    monkeypatch.setenv("POISONKIT_CACHE", str(tmp_path / "mine"))
+    before = data_root()
+    # So that what use_cache sets goes with the test.
+    monkeypatch.setenv("POISONKIT_DATA", "")
+    use_cache(tmp_path / "fresh")
+    assert data_root() == before
+    assert cache_root() == tmp_path / "fresh"

@@ -204,6 +204,33 @@ def test_a_folder_with_train_only_is_refused_rather_than_taken_for_one_class(tmp
         load(f"folder:{tmp_path}")
 
 
+def test_a_class_that_only_the_test_images_have_is_named(tmp_path):
+    write_tree(tmp_path / "train", {"asp": 3, "owl": 3})
+    write_tree(tmp_path / "test", {"asp": 3, "emu": 1, "owl": 3})
+    with pytest.raises(DataError, match="test/ has emu, train/ has not"):
+        load(f"folder:{tmp_path}")
+
+
+def test_hidden_folders_such_as_jupyters_are_no_classes(tmp_path):
+    write_tree(tmp_path, {"asp": 5, "owl": 5})
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    assert load(f"folder:{tmp_path}").class_names == ("asp", "owl")
+
+
+def test_options_that_mean_nothing_for_the_data_are_refused(tmp_path):
+    with pytest.raises(DataError, match="classes are for imagenet2 alone, not for digits"):
+        load("digits", classes=("1", "2"))
+    with pytest.raises(DataError, match="cannot be fetched"):
+        load("digits", download=True)
+
+
+def test_the_device_may_be_left_to_the_machine():
+    assert load("digits", device="auto").device.type == choose_device("auto").type
+    with pytest.raises(PoisonkitError, match="unknown device 'tpu'"):
+        load("digits", device="tpu")
+
+
 def test_grey_images_become_three_equal_channels(tmp_path):
     arrays = write_tree(tmp_path / "train", {"asp": 2, "owl": 1}, mode="L")
     write_tree(tmp_path / "val", {"asp": 1, "owl": 1}, mode="L")

@@ -101,6 +101,36 @@ def test_every_layer_can_be_chosen(config: Any, drawn: list[Any]) -> None:
     assert len(drawn) > shown
 
 
+def test_a_training_is_drawn_once_with_the_configured_layer(config: Any, drawn: list[Any]) -> None:
+    box = explorers.removal_explorer(config, device="cpu")
+    assert len(drawn) == 1
+    controls(box)["Poison and train"].click()
+    assert len(drawn) == 2
+    assert controls(box)["layer"].value == config.tap
+
+
+def test_centring_can_be_switched_off_without_training_again(config: Any, drawn: list[Any]) -> None:
+    box = explorers.removal_explorer(config, device="cpu")
+    before = status(box)
+    assert controls(box)["centred"].value
+    controls(box)["centred"].value = False
+    assert len(drawn) == 2
+    assert drawn[0].axes[0].get_xlabel() != drawn[1].axes[0].get_xlabel()
+    assert status(box) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"tap": "attic"}, "unknown layer"), ({"model": "vgg11", "tap": "pool"}, "set image_size")],
+)
+def test_what_cannot_be_trained_is_a_sentence_before_the_training(
+    options: dict[str, str], told: str, config: Any, drawn: list[Any]
+) -> None:
+    box = explorers.removal_explorer(replace(config, **options), device="cpu")
+    assert told in status(box)
+    assert not drawn
+
+
 def test_a_trigger_across_the_border_is_a_sentence(config: Any, drawn: list[Any]) -> None:
     box = explorers.removal_explorer(config, device="cpu")
     controls(box)["row"].value = 0

@@ -315,3 +315,22 @@ def test_the_share_must_lie_in_0_to_1(make_images, share):
     images = make_images(5, size=(16, 16))
     with pytest.raises(PoisonkitError, match="share"):
         craft(images, saturated(images, 0.1), share=share)
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing_behind_and_can_be_mended(
+    make_images, tmp_path
+):
+    images = make_images(3, size=(16, 16))
+    generator = saturated(images, 0.1)
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number, pixels in enumerate(images.x):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(source / f"{number}.png")
+    whole = (source / "2.png").read_bytes()
+    (source / "2.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PoisonkitError, match=r"2\.png cannot be read"):
+        perturb_folder(generator, source, out)
+    assert not out.exists()
+    (source / "2.png").write_bytes(whole)
+    assert perturb_folder(generator, source, out) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}

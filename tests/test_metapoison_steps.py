@@ -27,6 +27,7 @@ from poisonkit.experiments.metapoison.steps import (
     Poisons,
     crafted,
     kept_steps,
+    key_weights,
     last_representation,
     target_logits,
     train_victim,
@@ -461,6 +462,15 @@ def test_poisons_are_replaced_by_their_floats_wherever_they_are_in_a_batch(seed,
         found = apply(nn.Identity(), given, train.y[chosen])
         assert torch.equal(found, expected[chosen])
         assert torch.equal(given, batch)
+
+
+@pytest.mark.parametrize("pixels", [64, 3 * 32 * 32, 3 * 224 * 224])
+def test_the_keys_of_images_of_any_size_are_sums_without_rounding(pixels):
+    weights = key_weights(pixels)
+    assert torch.equal(weights, weights.round())
+    assert len(weights.unique()) > 0.9 * pixels
+    # The whitest image's key, in Python's integers, is one that float64 holds.
+    assert 255 * sum(int(weight) for weight in weights) <= 2**53
 
 
 def test_a_training_sees_every_poison_once_an_epoch_as_it_was_before_rounding(mixture):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from poisonkit.errors import PoisonkitError
-from poisonkit.experiments import run
+from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.spectral_signatures import REMOVAL
 from poisonkit.store import Store
 
@@ -65,9 +65,33 @@ def test_networks_take_images_of_any_shape(
     assert run(REMOVAL, config, store=store, device="cpu").metrics["trials"]
 
 
+def write_two_sizes(folder: Path) -> Path:
+    write_images(folder / "train", size=(20, 20))
+    write_images(folder / "test", size=(24, 24))
+    return folder
+
+
+#: One of each paper, with a name that is a class of :func:`write_images`.
+OTHERS: dict[str, dict[str, object]] = {
+    "deep_confuse/mnist": {},
+    "metapoison/victims": {"poison_class": "cats", "target_class": "dogs", "poisons": 10},
+    "convex_polytope/transfer": {"poison_class": "cats", "target_class": "dogs"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_chapter_refuses_test_images_of_another_size(
+    name: str, tmp_path: Path, store: Store
+) -> None:
+    folder = write_two_sizes(tmp_path / "own")
+    options = {"dataset": f"folder:{folder}", "image_size": "none", **OTHERS[name]}
+    config = EXPERIMENTS[name].configure(profile="quick", **options)
+    with pytest.raises(PoisonkitError, match=r"\(20, 20\), test images \(24, 24\)"):
+        run(EXPERIMENTS[name], config, store=store, device="cpu")
+
+
 def test_training_and_test_images_of_other_sizes_are_refused(tmp_path: Path, store: Store) -> None:
-    write_images(tmp_path / "own" / "train", size=(20, 20))
-    write_images(tmp_path / "own" / "test", size=(24, 24))
+    write_two_sizes(tmp_path / "own")
     with pytest.raises(PoisonkitError, match="set image_size"):
         run(REMOVAL, configure(tmp_path / "own"), store=store, device="cpu")
     resized = configure(tmp_path / "own", image_size=16)

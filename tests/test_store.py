@@ -233,3 +233,12 @@ def test_a_damaged_artefact_is_an_error_that_names_the_file(file, store):
     if file == "safetensors":
         with pytest.raises(PoisonkitError, match=path.stem):
             store.artefact("networks", {"seed": 1}, compute)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_number_that_json_does_not_have_is_named_before_anything_is_written(odd, store):
+    metrics = {"rows": [{"rate": 0.5}, {"rate": odd}]}
+    with pytest.raises(PoisonkitError, match=r"rows\.1\.rate is not a finite number"):
+        store.artefact("trials", {"seed": 1}, lambda scratch: (metrics, {}))
+    assert not list(store.cache.rglob("*.json"))
+    assert not list(store.cache.rglob("*.safetensors"))

@@ -1,5 +1,6 @@
 """A frozen record made anew: what is compared, what is refused, and what the command says."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -97,3 +98,16 @@ def test_a_record_of_the_cache_is_not_taken_for_a_frozen_one(store: Store, fewer
     run(EXPERIMENTS[LEMMA], few(), store=store, device="cpu")
     with pytest.raises(PoisonkitError, match="no frozen record"):
         verify(LEMMA, profile="small", store=store, device="cpu")
+
+
+def test_a_record_of_another_device_in_the_cache_is_not_taken_for_one_made_here(
+    kept, fewer, tmp_path
+):
+    """The key of a record does not say where it was made; what it was asked for does."""
+    anew = replace(kept, cache=tmp_path)
+    made = verify(LEMMA, profile="small", store=anew, device="cpu").made
+    content = json.loads(made.path.read_text())
+    content["provenance"]["device"] = "a GPU"
+    made.path.write_text(json.dumps(content))
+    with pytest.raises(PoisonkitError, match="was made on a GPU, not on"):
+        verify(LEMMA, profile="small", store=anew, device="cpu")

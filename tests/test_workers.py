@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import torch
 
 from poisonkit import provenance, workers
 from poisonkit.workers import process_pool, threads_of, usable_cores
@@ -145,3 +146,15 @@ def test_workers_end_when_their_parent_is_killed_in_the_midst_of_a_task(tmp_path
     parent.wait()
     wait_for(lambda: not any(running(process) for process in processes), seconds=30)
     assert not any(running(process) for process in processes)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_worker_computes_with_its_share_of_the_cores(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = usable_cores()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+    with process_pool(2 * cores) as pool:
+        assert pool.submit(torch.get_num_threads).result() == (cores if told else 1)

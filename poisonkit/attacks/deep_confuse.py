@@ -225,6 +225,8 @@ def fit_generator(
     """
     if bool(scores) != (score is not None):
         raise PoisonkitError("names of scores and what judges by them are given together")
+    if score_every < 1:
+        raise PoisonkitError(f"score_every must be at least 1, not {score_every}")
     check_label_map(procedure.label_map, images)
     check_shape(generator, (images.channels, *images.image_size))
     learner = Learner(generator, surrogate(seed).to(images.device), procedure)

@@ -1,6 +1,7 @@
 """What a learned noise generator does to images; saving it, and reading it back."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from poisonkit.attacks.deep_confuse import add_noise
 from poisonkit.bounds import levels, round_within
 from poisonkit.data import image_files, read_image
+from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
@@ -54,7 +56,7 @@ def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Pat
 
     Each is written at its place below ``out``, which must be empty or new, as PNG, since a
     format with losses would not keep the bound. Images become grey or coloured, as the
-    generator has it.
+    generator has it. After an error ``out`` is as it was.
 
     Raises
     ------
@@ -63,14 +65,18 @@ def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Pat
         would get the same name.
     """
     folder, out = Path(folder), Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise PoisonkitError(f"{out} is not empty; give a new folder")
+    # Under another name until it is whole.
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     paths = image_files(folder)
     if not paths:
         raise PoisonkitError(f"no images in {folder}")
-    if out.exists() and any(out.iterdir()):
-        raise PoisonkitError(f"{out} is not empty; give a new folder")
-    places = [out / path.relative_to(folder).with_suffix(".png") for path in paths]
+    places = [partial / path.relative_to(folder).with_suffix(".png") for path in paths]
     if twice := {str(place) for place in places if places.count(place) > 1}:
-        raise PoisonkitError(f"several images would become {min(twice)}; rename one of them")
+        named = out / Path(min(twice)).relative_to(partial)
+        raise PoisonkitError(f"several images would become {named}; rename one of them")
     first = next(generator.parameters())
     mode = "L" if first.shape[1] == 1 else "RGB"
     fitting = set[torch.Size]()
@@ -85,6 +91,9 @@ def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Pat
         noisy = _perturb(generator, x)[0].permute(1, 2, 0)
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy.cpu().numpy().squeeze()).save(place)
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
     return len(paths)
 
 
@@ -155,7 +164,7 @@ def save_generator(
 
 
 def load_generator(path: Path, *, device: torch.device | str = "cpu") -> NoiseGenerator:
-    """Read back what :func:`save_generator` wrote, in eval mode."""
+    """Read back what :func:`save_generator` wrote, in eval mode; ``auto`` is CUDA if there."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("poisonkit", "null"))
@@ -170,7 +179,7 @@ def load_generator(path: Path, *, device: torch.device | str = "cpu") -> NoiseGe
         raise PoisonkitError(f"{path} does not say its {', '.join(sorted(missing))}")
     return _rebuilt(
         about["generator"], about["channels"], about["options"], state, about["epsilon"]
-    ).to(device)
+    ).to(choose_device(str(device)))
 
 
 def _rebuilt(

@@ -30,7 +30,7 @@ from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible, seed_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
-from poisonkit.models import channel_statistics, must_take
+from poisonkit.models import channel_statistics, evaluating, must_take
 from poisonkit.options import written
 from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
 
@@ -215,7 +215,8 @@ def check_request(
         for tap in substitute.taps:
             substitute.network.module_at(tap)
         fits = must_take("a substitute", train.image_size)
-        with fits, torch.no_grad(), ready_to_craft([substitute], procedure):
+        # Without dropout, which would move the caller's random state.
+        with fits, torch.no_grad(), evaluating(substitute.network):
             features_at(substitute, targets.x[:1].float() / 255)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from poisonkit import training
 from poisonkit.data import data_root, load
 from poisonkit.devices import choose_device
+from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.settings import as_json
 from poisonkit.images import ImageSet
 from poisonkit.models import Classifier, create
@@ -38,6 +39,16 @@ class Context:
         if name in FIXED:
             return _loaded(load, name, split, data_root(self.data_root), device, **options)
         return load(name, split=split, root=self.data_root, device=device, **options)
+
+    def both(self, name: str, **options: Any) -> tuple[ImageSet, ImageSet]:
+        """Load training and test images, and refuse test images of another size."""
+        train, test = (self.load(name, split, **options) for split in ("train", "test"))
+        if test.image_size != train.image_size:
+            raise PoisonkitError(
+                f"{train.name}: training images are {train.image_size}, test images "
+                f"{test.image_size} pixels high and wide; set image_size to resize them all"
+            )
+        return train, test
 
     def artefact(
         self,

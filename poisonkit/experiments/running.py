@@ -104,7 +104,7 @@ def run(
         raise PoisonkitError("there is no checkout, so no results/ folder to freeze a record in")
     chosen = choose_device(device)
     context = Context(
-        # With an executor, each worker finds its own device.
+        # With an executor, each worker looks for its device where it runs.
         store=store,
         device=device if executor else str(chosen),
         data_root=data_root,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from poisonkit.attacks.backdoor import PATTERNS, Trigger
 from poisonkit.defenses.spectral import outlier_scores
-from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import evaluate
 from poisonkit.experiments.networks import Context, Cost
@@ -19,23 +18,23 @@ from poisonkit.experiments.settings import with_options
 from poisonkit.experiments.spectral_signatures.setting import SpectralConfig
 from poisonkit.experiments.spectral_signatures.steps import (
     Poisoned,
+    check_request,
     hits,
     poisoned_data,
     train_on,
 )
 from poisonkit.experiments.spectral_signatures.trace import KINDS, TraceConfig, halved
-from poisonkit.explorers.shared import show
+from poisonkit.explorers.shared import context_of, message, new_button, on_press, show
 from poisonkit.figures.spectral_signatures import threshold_figure
 from poisonkit.models import Classifier, features
 from poisonkit.plots import panels, show_images
-from poisonkit.store import default_store
 
 
 def trigger_explorer(
     config: SpectralConfig, *, device: str = "auto", data_root: Path | None = None
 ) -> widgets.VBox:
     """Show a few images of the source class with a trigger that can be changed at once."""
-    images = Context(store=default_store(), device=device, data_root=data_root).load(
+    images = context_of(device, data_root).load(
         config.dataset, "train", image_size=config.image_size
     )
     source = config.pairs[0][0]
@@ -83,11 +82,11 @@ def removal_explorer(
     """Train on a backdoor of one's choice, then move layer and threshold over the scores.
 
     Training runs at the configuration's scale when the button is pressed (at ``quick``
-    also once at the start); layer and threshold answer at once. With a
+    also once at the start); layer, centring and threshold answer at once. With a
     :class:`~poisonkit.experiments.spectral_signatures.trace.TraceConfig` a half of the attack
     can be chosen, too.
     """
-    context = Context(store=default_store(), device=str(choose_device(device)), data_root=data_root)
+    context = context_of(device, data_root)
     images = context.load(config.dataset, "train", image_size=config.image_size)
     pattern, row, column = _place_controls(config, images.image_size)
     share = widgets.FloatSlider(
@@ -96,29 +95,22 @@ def removal_explorer(
     kinds = config.kinds if isinstance(config, TraceConfig) else KINDS[:1]
     kind = widgets.Dropdown(options=kinds, value=kinds[0], description="marked by")
     layer = widgets.Dropdown(options=[config.tap], value=config.tap, description="layer")
+    centred = widgets.Checkbox(config.centred, description="centred", indent=False)
     factor = widgets.FloatSlider(1.5, min=0, max=4, step=0.1, description="removal", readout=True)
-    button = widgets.Button(
-        description="Poison and train",
-        button_style="primary",
-        layout=widgets.Layout(width="auto"),
-    )
+    button = new_button("Poison and train")
     status, output = widgets.HTML(), widgets.Output()
     trained: list[_Trained] = []
 
-    def train(_: object = None) -> None:
-        button.disabled, status.value = True, "Training ..."
-        try:
-            place = (row.value, column.value)
-            trained[:] = [_train(config, context, pattern.value, place, share.value, kind.value)]
-        except PoisonkitError as error:
-            status.value = f"<b>{error}</b>"
-        else:
-            status.value = trained[0].summary
-            layer.options = list(trained[0].model.taps)
-            layer.value = config.tap
-            score()
-        finally:
-            button.disabled = False
+    def train() -> None:
+        status.value = "Training ..."
+        place = (row.value, column.value)
+        trained[:] = [_train(config, context, pattern.value, place, share.value, kind.value)]
+        # New options choose the first of them, which nobody asked for.
+        layer.unobserve(score, names="value")
+        layer.options = list(trained[0].model.taps)
+        layer.value = config.tap
+        layer.observe(score, names="value")
+        score()
 
     cached: dict[str, Tensor] = {}
 
@@ -129,11 +121,12 @@ def removal_explorer(
         own = data.train.y == data.target
         try:
             found = features(trained[0].model, data.train.x[own], layer.value, pool=config.pool)
-            cached["scores"] = outlier_scores(found, centred=config.centred).cpu()
+            cached["scores"] = outlier_scores(found, centred=centred.value).cpu()
             cached["poisoned"] = data.mask[own].cpu()
         except PoisonkitError as error:
-            status.value = f"<b>{error}</b>"
+            status.value = message(error)
             return
+        status.value = trained[0].summary
         draw()
 
     def draw(_: object = None) -> None:
@@ -141,21 +134,20 @@ def removal_explorer(
             removed = math.ceil(factor.value * int(cached["poisoned"].sum()))
             removed = min(removed, len(cached["scores"]) - 1)
             figure = threshold_figure(
-                cached["scores"], cached["poisoned"], removed=removed, centred=config.centred
+                cached["scores"], cached["poisoned"], removed=removed, centred=centred.value
             )
             show(output, figure)
 
-    button.on_click(train)
     layer.observe(score, names="value")
+    centred.observe(score, names="value")
     factor.observe(draw, names="value")
-    if config.profile == "quick":
-        train()
+    on_press(button, status, train, at_once=config.profile == "quick")
     return widgets.VBox(
         [
             widgets.HBox([pattern, row, column]),
             widgets.HBox([share, *([kind] if len(kinds) > 1 else []), button]),
             status,
-            widgets.HBox([layer, factor]),
+            widgets.HBox([layer, centred, factor]),
             output,
         ]
     )
@@ -174,6 +166,7 @@ def _train(
     unit = {"source": source, "target": target, "share": share, "seed": chosen.seed}
     half = partial(halved, kind=kind, seed=chosen.seed)
     data = poisoned_data(chosen, unit, context, alter=half)
+    check_request(chosen, data)
     model = train_on(chosen, data.train, chosen.seed, context, Cost(), kind)
     what = "poisoned images" if kind == KINDS[0] else f"images marked by the {kind} alone"
     summary = (

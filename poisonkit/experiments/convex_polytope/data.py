@@ -53,8 +53,7 @@ class Data:
 
 def load_data(config: PolytopeConfig, context: Context) -> Data:
     """Load a data set and cut it into the parts of section 4."""
-    train = context.load(config.dataset, "train", image_size=config.image_size)
-    test = context.load(config.dataset, "test", image_size=config.image_size)
+    train, test = context.both(config.dataset, image_size=config.image_size)
     source, target = (train.label_of(k) for k in (config.poison_class, config.target_class))
     if source == target:
         raise PoisonkitError(f"poisons and targets are both of class {config.poison_class!r}")

@@ -37,15 +37,9 @@ def load_data(config: ConfuseConfig, context: Context) -> Data:
     options: dict[str, object] = {"image_size": config.image_size}
     if config.dataset == "imagenet2":
         options["classes"] = config.classes
-    train = context.load(config.dataset, "train", **options)
-    test = context.load(config.dataset, "test", **options)
+    train, test = context.both(config.dataset, **options)
     if config.images_per_class is not None:
         train = train.first_per_class(config.images_per_class)
-    if test.image_size != train.image_size:
-        raise PoisonkitError(
-            f"{train.name}: training images are {train.image_size}, test images "
-            f"{test.image_size} pixels high and wide; set image_size to resize them all"
-        )
     part, held_out = train, train.select(train.y[:0])
     if config.selection == "validation" and not config.validation:
         raise PoisonkitError("selection='validation' needs images held out: set validation above 0")

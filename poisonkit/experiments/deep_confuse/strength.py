@@ -179,7 +179,13 @@ def _share_units(config: ShareConfig) -> list[Json]:
 
 def _share_check(config: ShareConfig, unit: Json, context: Context) -> object:
     refuse_new_noise(config)
-    return begin(_with_share(config, unit), context)
+    data, cost = begin(_with_share(config, unit), context)
+    share = unit["share"]
+    if share and unit["kind"] != "random labels":
+        rows = rows_to_perturb(data.train, share=share, seed=unit["seed"])
+        if unit["kind"] == "left out" and len(rows) == len(data.train):
+            raise PoisonkitError(f"a share of {share} of {len(data.train)} images is all of them")
+    return data, cost
 
 
 def _with_share(config: ShareConfig, unit: Json) -> ShareConfig:

@@ -53,8 +53,7 @@ class Pair:
 def begin(config: MetaConfig, number: int, context: Context) -> tuple[Data, Pair, Cost]:
     """Start a trial: load the data, draw its pair, and refuse what could not be done."""
     cost = Cost()
-    whole = context.load(config.dataset, "train", image_size=config.image_size)
-    test = context.load(config.dataset, "test", image_size=config.image_size)
+    whole, test = context.both(config.dataset, image_size=config.image_size)
     train = (
         whole if config.images_per_class is None else whole.first_per_class(config.images_per_class)
     )

@@ -190,10 +190,7 @@ def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
     images : float [n, C, H, W].
     checksum : of the training images with the rounded poisons.
     """
-    generator = torch.Generator().manual_seed(0)
-    # Whole numbers, small enough for the sums to be exact: equal images have equal keys.
-    weights = torch.randint(1, 2**31, (rounded[0].numel(),), generator=generator)
-    weights = weights.double().to(rounded.device)
+    weights = key_weights(rounded[0].numel()).to(rounded.device)
 
     def key(x: Tensor) -> Tensor:
         return x.flatten(1).double() @ weights
@@ -210,6 +207,16 @@ def unrounded(rounded: Tensor, images: Tensor, checksum: str) -> Transform:
 
     about: Json = {"poisons": "not rounded", "of": checksum}
     return Transform(about=about, apply=apply)
+
+
+def key_weights(pixels: int) -> Tensor:
+    """Return random whole numbers, float64, whose sum with uint8 images as weights is exact.
+
+    So equal images have equal keys, in whatever order a device sums.
+    """
+    generator = torch.Generator().manual_seed(0)
+    highest = min(2**31, 2**53 // (255 * pixels))
+    return torch.randint(1, highest, (pixels,), generator=generator).double()
 
 
 def _measures(

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from poisonkit.attacks.backdoor import Trigger, craft, random_trigger
 from poisonkit.defenses.spectral import Filtered, spectral_filter
-from poisonkit.errors import PoisonkitError
 from poisonkit.evaluation import predict
 from poisonkit.experiments.networks import Context, Cost, trained_network, width_option
 from poisonkit.experiments.spectral_signatures.setting import HAND_MADE, SpectralConfig
@@ -63,18 +62,12 @@ def poisoned_data(
     ----------
     alter : makes what the training set is poisoned with of the attack's poison.
     """
-    train = context.load(config.dataset, "train", image_size=config.image_size)
+    train, test = context.both(config.dataset, image_size=config.image_size)
     if config.images_per_class is not None:
         train = train.first_per_class(config.images_per_class)
-    test = context.load(config.dataset, "test", image_size=config.image_size)
     if config.merged:
         train = train.merge(config.merged, into=config.merged_into)
         test = test.merge(config.merged, into=config.merged_into)
-    if test.image_size != train.image_size:
-        raise PoisonkitError(
-            f"{train.name}: training images are {train.image_size}, test images "
-            f"{test.image_size} pixels high and wide; set image_size to resize them all"
-        )
     trigger = _trigger(config, unit, train)
     poison = craft(
         train,
