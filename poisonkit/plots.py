@@ -6,10 +6,11 @@ computes a result.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import count
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,16 +61,30 @@ def class_colours(classes: int) -> list[tuple[float, float, float]]:
     return list(sns.color_palette("tab10" if classes <= 10 else "husl", classes))
 
 
-def legend_below(figure: Figure, axes: Axes, *, columns: int | None = None) -> None:
-    """Put what is labelled in ``axes`` below the figure, by default in one line or in threes."""
-    handles, labels = axes.get_legend_handles_labels()
+def legend_below(
+    figure: Figure,
+    *axes: Axes,
+    columns: int | None = None,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> None:
+    """Put what is labelled in ``axes`` below the figure, by default in one line or in threes.
+
+    Parameters
+    ----------
+    labels : in place of the axes' own.
+    options : more of :meth:`Figure.legend`.
+    """
+    found = [part.get_legend_handles_labels() for part in axes]
+    handles = [handle for part, _ in found for handle in part]
     figure.legend(
         handles,
-        labels,
+        labels or [label for _, part in found for label in part],
         loc="outside lower center",
         ncols=columns or (len(handles) if len(handles) <= 5 else 3),
         columnspacing=1,
         fontsize="small",
+        **options,
     )
 
 
@@ -97,6 +112,44 @@ def change_of(images: Tensor, clean: Tensor, epsilon: float) -> Tensor:
     """Return the difference of uint8 images as images: grey is none, black and white epsilon."""
     change = (images.float() - clean.float()) / (255 * epsilon)
     return ((change + 1) * 127.5).round().clamp(0, 255).to(images.dtype)
+
+
+def draw_poisons(
+    target: Tensor,
+    bases: Tensor,
+    poisons: Mapping[str, Tensor],
+    *,
+    epsilon: float,
+    target_class: str,
+    poison_class: str,
+) -> Figure:
+    """Draw a target [C, H, W], at most six bases [k, C, H, W], poisons and their changes.
+
+    Grey is no change; black and white are ``epsilon``.
+
+    Parameters
+    ----------
+    poisons : [k, C, H, W] of each way to craft them; "" where there is one only.
+    """
+    shown = min(len(bases), 6)
+    lines = 1 + 2 * len(poisons)
+    figure, axes = panels(lines, 1 + shown, size=(9, 1.55 * lines))
+    for part in axes.flat:
+        part.set_axis_off()
+    show_images(axes[0][0], target, f"target: {target_class}")
+    for place in range(shown):
+        show_images(axes[0][1 + place], bases[place], f"base: {poison_class}")
+    for (name, images), above, below in zip(poisons.items(), axes[1::2], axes[2::2], strict=True):
+        for part, text in (
+            (above[0], "\n".join([*name.split(), "poisons"])),
+            (below[0], "their\nchange"),
+        ):
+            part.text(0.5, 0.5, text, ha="center", va="center", fontsize="small")
+        for place in range(shown):
+            show_images(above[1 + place], images[place], "")
+            change = change_of(images[place], bases[place], epsilon)
+            show_images(below[1 + place], change, "")
+    return figure
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ class Judgement:
         return self.outcome.verdict if self.outcome else "not attempted"
 
     @property
-    def _in_percent(self) -> bool:
-        return self.exhibit_of.unit == "rate"
+    def _sign(self) -> str:
+        """What stands behind a share of 1 that is shown as one of 100; nothing for a number."""
+        return {"rate": " %", "points": " points"}.get(self.exhibit_of.unit, "")
 
     def show_reported(self) -> str:
         reported = self.exhibit_of.reported
@@ -44,15 +45,15 @@ class Judgement:
         if reported is None:
             return "-"
         # Four significant digits, as many as the papers print.
-        return f"{100 * reported:.4g} %" if self._in_percent else f"{reported:.3f}"
+        return f"{100 * reported:.4g}{self._sign}" if self._sign else f"{reported:.3f}"
 
     def show_measured(self) -> str:
         if self.outcome is None:
             return "-"
         low, high = self.outcome.interval
-        if not self._in_percent:
+        if not self._sign:
             return f"{self.outcome.measured:.3f} [{low:.3f}, {high:.3f}]"
-        return f"{100 * self.outcome.measured:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"{100 * self.outcome.measured:.1f}{self._sign} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def judge(exhibit: Exhibit, store: Store) -> Judgement:

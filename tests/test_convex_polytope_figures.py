@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from poisonkit.experiments.convex_polytope.proposition import Line, Scene
+from poisonkit.experiments.convex_polytope.switches import SWITCHES
 from poisonkit.figures.convex_polytope import (
     accuracy_figure,
     distance_figure,
@@ -597,19 +598,25 @@ def limits():
 
 def test_each_panel_of_the_limits_varies_one_of_both_in_its_order():
     figure = limits_figure(limits())
-    bound, number = figure.axes
-    assert bound.get_xlabel() == "bound of the change (of 255)"
-    assert number.get_xlabel() == "number of poisons"
+    bound, number, bound_left, number_left = figure.axes
+    assert bound_left.get_xlabel() == "bound of the change (of 255)"
+    assert number_left.get_xlabel() == "number of poisons"
     expected = {
-        bound: ([25.5, 51, 102], [20, 45, 80], [10, 15, 20], [20, 20, 20], [65, 65, 65]),
-        number: ([2, 5, 8], [15, 45, 60], [5, 15, 50], [50, 20, 12.5], [85, 65, 40]),
+        bound: ([25.5, 51, 102], [20, 45, 80], [10, 15, 20]),
+        number: ([2, 5, 8], [15, 45, 60], [5, 15, 50]),
+        bound_left: ([25.5, 51, 102], [20, 20, 20], [65, 65, 65]),
+        number_left: ([2, 5, 8], [50, 20, 12.5], [85, 65, 40]),
     }
     for axes, (x, *curves) in expected.items():
-        assert axes.get_ylabel() == "share (%)"
-        curves.append([100 / 3] * 3)  # two of six, of clean victims
+        if axes in (bound, number):
+            assert axes.get_ylabel() == "targets taken for\nthe poisons' class (%)"
+            curves.append([100 / 3] * 3)  # two of six, of clean victims
+        else:
+            assert axes.get_ylabel() == "poisons left (%)"
         for line, curve in zip(axes.lines, curves, strict=True):
             assert list(line.get_xdata()) == pytest.approx(x)
             assert list(line.get_ydata()) == pytest.approx(curve)
+    for axes, x in ((bound, [25.5, 51, 102]), (number, [2, 5, 8])):
         band = axes.collections[0].get_paths()[0].vertices
         low, high = wilson(9, 20)
         middle = band[np.isclose(band[:, 0], x[1]), 1]
@@ -617,9 +624,9 @@ def test_each_panel_of_the_limits_varies_one_of_both_in_its_order():
     assert legend(figure) == [
         "as they are",
         "after the filter",
-        "poisons that the filter leaves",
-        "poisons, removed at random",
         "without poisons",
+        "left by the filter",
+        "left by random removal",
     ]
 
 
@@ -639,16 +646,26 @@ def switched():
             "to_polytope": 0.5,
             "loss": 0.01,
         }
-        for name, hits, more in (("as described", 20, 0), ("no dropout", 10, 2), ("other", 30, 0))
+        for name, hits, more in (
+            ("as described", 20, 0),
+            ("no dropout", 10, 2),
+            ("steps in pixels", 30, 0),
+        )
     ]
-    about = {"poison_label": 7, "victims": [{"clean": [7, 1]}, {"clean": [1, 1]}]}
-    trials = [{**about, "switch": row["switch"]} for row in rows]
-    trials[1]["victims"] = [{"clean": [1, 1]}]
+    both = [
+        {"victim": "resnet50", "predictions": [7, 1], "clean": [7, 1]},
+        {"victim": "small_cnn", "predictions": [1, 1], "clean": [1, 1]},
+    ]
+    trials = [{"poison_label": 7, "victims": both, "switch": row["switch"]} for row in rows]
+    trials[1]["victims"] = both[1:]
+    # A second block of targets.
+    trials.append({**trials[2], "victims": [{**both[0], "predictions": [7, 7]}, both[1]]})
     return made("switches", rows, trials=trials)
 
 
 def test_switches_have_a_mark_each_and_a_line_at_the_first():
-    axes = switches_figure(switched()).axes[0]
+    figure = switches_figure(switched())
+    axes = figure.axes[0]
     assert [(x, y) for x, y, _ in marks(axes, "o")] == [(50, 0), (25, 1), (75, 2)]
     for (low, high, y), hits in zip(bars(axes), (20, 10, 30), strict=True):
         assert (low / 100, high / 100) == pytest.approx(wilson(hits, 40))
@@ -656,15 +673,29 @@ def test_switches_have_a_mark_each_and_a_line_at_the_first():
     [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert set(line.get_xdata()) == {50}
     assert [(x, y) for x, y, _ in marks(axes, "|")] == [(25, 0), (0, 1), (25, 2)]
-    assert labels(axes) == ["as described", "no dropout", "other"]
-    assert "all victims (%)" in axes.get_xlabel()
+    singles = [(x, round(y)) for x, y, _ in marks(axes, ".")]
+    assert singles == [(50, 0), (0, 0), (0, 1), (75, 2), (0, 2)]
+    assert labels(axes) == ["as described", "no dropout", "steps in pixels"]
+    assert axes.get_xlabel() == "targets taken for the poisons' class (%)"
+    words = ["all victims, 95 % interval", "one victim", "all victims, without poisons"]
+    assert legend(figure) == [*words, "as described"]
 
 
 def test_the_table_of_switches_tells_what_rounding_changed():
     table = cells(switches_table(switched()))
-    assert list(table["Switch"]) == ["as described", "no dropout", "other"]
+    assert list(table["Switch"]) == ["as described", "no dropout", "steps in pixels"]
     successes = list(table["Successes"])
     assert successes[0].startswith("20 of 40: 50 % [")
     assert "rounding" not in successes[0]
     assert successes[1].endswith("(12 before rounding)")
     assert list(table["Last loss, substitutes"]) == ["0.0100"] * 3
+
+
+def test_the_table_says_what_each_switch_means():
+    record = switched()
+    [first, *_] = record.metrics["rows"]
+    record.metrics["rows"] = [{**first, "switch": name} for name in SWITCHES]
+    record.metrics["trials"] = [{**record.metrics["trials"][0], "switch": n} for n in SWITCHES]
+    meanings = list(cells(switches_table(record))["Meaning"])
+    assert len(set(meanings)) == len(SWITCHES)
+    assert all(meanings)

@@ -74,10 +74,11 @@ def shown(unit: str, reported: float | None, outcome: Outcome | None) -> tuple[s
     return judgement.show_reported(), judgement.show_measured()
 
 
-def test_numbers_have_three_decimals_and_rates_are_percentages():
+def test_numbers_have_three_decimals_rates_are_percentages_and_differences_of_them_points():
     outcome = Outcome(measured=0.98765, interval=(0.9, 1.25), n=3, verdict="partly")
     assert shown("number", 1.35107, outcome) == ("1.351", "0.988 [0.900, 1.250]")
     assert shown("rate", 0.898, outcome) == ("89.8 %", "98.8 % [90.0, 125.0]")
+    assert shown("points", 0.6, outcome) == ("60 points", "98.8 points [90.0, 125.0]")
     assert shown("rate", None, None) == ("-", "-")
 
 

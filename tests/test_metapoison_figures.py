@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from poisonkit.experiments.metapoison.switches import SWITCHES
 from poisonkit.figures.metapoison import (
     budget_figure,
     curves_figure,
@@ -157,9 +158,9 @@ def test_poisons_stand_below_their_bases_and_their_changes_below_them(crafting, 
     target, bases, poisons = arrays.values()
     assert np.array_equal(shown(grid[0, 0]), target[0])
     assert grid[0, 0].get_title() == "target: frog"
-    assert grid[0, 1].get_title() == "base: ship"
     for place in range(6):
         assert np.array_equal(shown(grid[0, 1 + place]), bases[place])
+        assert grid[0, 1 + place].get_title() == "base: ship"
         assert np.array_equal(shown(grid[1, 1 + place]), poisons[place])
         change = shown(grid[2, 1 + place])
         # White and black are the largest change, grey is none.
@@ -198,7 +199,7 @@ def test_losses_are_means_over_pairs_in_surrogates_and_over_victims_by_step(craf
     check_bars(axes.containers[0], STEPS, own.mean(1), ends)
     assert axes.get_xlabel() == "crafting step"
     assert axes.get_ylabel() == "target's loss, cross-entropy"
-    assert "victims, last epoch" in legend(figure)
+    assert "victims, last epoch: mean, lowest and highest" in legend(figure)
 
 
 def test_the_axis_of_losses_says_where_surrogates_have_a_margin(crafting):
@@ -216,10 +217,10 @@ def test_success_by_step_has_its_intervals_and_accuracy_its_deviations(crafting)
     told = ["target in eval mode", "target in a training batch", "victims of clean images"]
     assert sorted(legend(figure)) == sorted(told)
     assert curve(left, told[2])[1] == pytest.approx([100 * rows[-1]["clean_rate"]] * 2)
-    assert left.get_ylabel() == "targets given\nthe wanted label (%)"
+    assert left.get_ylabel() == "targets given\nthe wanted label (%),\n95 % intervals"
     spreads = [(88, 92), (70, 90), (85, 85), (67, 73)]  # of a single victim there is none
     check_bars(right.containers[0], STEPS, [90, 80, 85, 70], spreads)
-    assert right.get_ylabel() == "accuracy on test images (%)"
+    assert right.get_ylabel() == "accuracy on test images (%),\nmean ± standard deviation"
     assert left.get_xlabel() == right.get_xlabel() == "crafting step"
 
 
@@ -394,6 +395,14 @@ def test_the_table_of_changes_has_their_numbers():
     assert "Poisons left" not in table
 
 
+def test_the_table_says_what_each_switch_means_and_of_nothing_else():
+    tables = [rates_table(changed("switch", [name])).data for name in SWITCHES]
+    meanings = [table["Meaning"].item() for table in tables]
+    assert len(set(meanings)) == len(SWITCHES)
+    assert all(meanings)
+    assert "Meaning" not in rates_table(changed("change", CHANGES["change"])).data
+
+
 def test_limits_have_no_dots_of_pairs_and_only_a_filter_leaves_poisons():
     record = changed("measure", CHANGES["measure"])
     del record.metrics["by_pair"]
@@ -422,9 +431,9 @@ def test_budgets_have_a_line_for_each_pair_and_one_for_all():
     check_rates(left.containers[0], [15, 30], rows)
     assert curve(left, "clean victims")[1] == [5, 5]
     assert left.containers[0].get_label() == "all pairs"
-    assert left.get_ylabel() == "targets given\nthe wanted label (%)"
+    assert left.get_ylabel() == "targets given\nthe wanted label (%),\n95 % intervals"
     check_bars(right.containers[0], [15, 30], [90, 80], [(88, 92), (80, 80)])
-    assert right.get_ylabel() == "accuracy on test images (%)"
+    assert right.get_ylabel() == "accuracy on test images (%),\nmean ± standard deviation"
     assert left.get_xlabel() == right.get_xlabel() == "poisons"
 
 
@@ -450,7 +459,9 @@ def test_every_target_has_a_dot_by_what_clean_networks_and_victims_think_of_it()
     assert curve(axes, "not given it (1)") == ([1e-3], [0.02])
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert axes.get_title() == "bird that is to be called dog"
-    assert "clean" in axes.get_xlabel()
+    probability = "probability of the wanted label (0 to 1),"
+    assert axes.get_xlabel() == f"{probability} network trained on clean images"
+    assert axes.get_ylabel() == f"{probability}\nnetwork trained on poisons"
     # Dots on the dashed line are targets of which poisons change nothing.
     [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
     figure.draw_without_rendering()

@@ -13,7 +13,7 @@ import torch
 from poisonkit.experiments import EXPERIMENTS, run
 from poisonkit.experiments.settings import as_json
 from poisonkit.figures import common, deep_confuse, spectral_signatures
-from poisonkit.plots import panels, slider, two_histograms
+from poisonkit.plots import legend_below, panels, slider, two_histograms
 from poisonkit.store import Record, Store
 
 
@@ -51,6 +51,49 @@ def test_figure_1_has_six_views_with_names_and_the_recorded_auroc(
         assert axis.get_ylabel() == "share of images"
     mean = record.metrics["all"]["representation.top"]["mean"]
     assert f"AUROC {mean:.2f}" in figure.axes[-1].get_title()
+
+
+def test_a_legend_below_holds_what_all_axes_label_and_may_be_told_other_words() -> None:
+    figure, [axes] = panels(1, 2, size=(3, 2))
+    for part, label in zip(axes, ("first", "second"), strict=True):
+        part.plot([0, 1], label=label)
+    legend_below(figure, *axes)
+    legend_below(figure, axes[0], labels=["other"])
+    shown = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+    assert shown == [["first", "second"], ["other"]]
+
+
+def test_numbers_have_their_spread_beside_them_where_there_is_one() -> None:
+    assert common.percent(0.12345, 0.0206) == "12.35 ± 2.06 %"
+    assert common.percent(0.12345, None, digits=1) == "12.3 %"
+    assert common.with_deviation(8.26, 0.5, digits=1) == "8.3 ± 0.5"
+    assert common.with_interval(0.5, 0.254, 0.751, digits=1) == "50.0 % [25.4, 75.1]"
+    row = {"hits": 3, "targets": 4, "rate": 0.75, "low": 0.301, "high": 0.954}
+    assert common.counted(row) == "3 of 4: 75 % [30, 95]"
+
+
+def test_figure_3_says_how_many_images_have_the_class_of_their_neighbours() -> None:
+    heaps = torch.tensor([0.0, 100.0]).repeat_interleave(12)
+    points = torch.stack([heaps, torch.linspace(0, 1, 24)], 1)
+    labels = torch.arange(24) // 12
+    arrays = {"train": points, "train_labels": labels, "test": points[:12]}
+    # One of twelve is among those of the other class.
+    arrays["test_labels"] = torch.tensor([1] + 11 * [0])
+    record = SimpleNamespace(
+        arrays={f"0.components.{name}": array for name, array in arrays.items()},
+        metrics={"trials": [{"class_names": ["a", "b"]}]},
+    )
+
+    def second_lines() -> list[list[str]]:
+        figure = deep_confuse.components_figure(record)
+        return [axis.get_title().split("\n")[1:] for axis in figure.axes]
+
+    ending = "have their 10 neighbours' class"
+    assert second_lines() == [[f"100.0 % {ending}"], [f"91.7 % {ending}"]]
+    # Fewer images have no ten neighbours.
+    for name in ("test", "test_labels"):
+        record.arrays[f"0.components.{name}"] = arrays[name][:10]
+    assert second_lines() == [[f"100.0 % {ending}"], []]
 
 
 def test_figure_2_names_both_predictions(records: dict[str, Record]) -> None:

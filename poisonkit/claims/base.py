@@ -34,7 +34,7 @@ class Exhibit:
     ----------
     reported : the paper's number, or None where it shows a picture only.
     quantity : what is reported and measured, in words.
-    unit : ``rate``, shown in percent, or ``number``.
+    unit : ``rate``, shown in percent; ``points``, a difference of rates; or ``number``.
     rule : how the verdict is reached, in words; ``judge`` does just that.
     experiment : the experiment whose record is judged; None where there is none yet.
     judge : returns None where the record does not cover the exhibit.
@@ -44,7 +44,7 @@ class Exhibit:
     exhibit: str
     claim: str
     quantity: str = ""
-    unit: Literal["rate", "number"] = "rate"
+    unit: Literal["rate", "points", "number"] = "rate"
     reported: float | None = None
     rule: str = ""
     experiment: str | None = None

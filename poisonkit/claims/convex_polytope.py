@@ -383,6 +383,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         claim="the accuracy on clean test images does not drop obviously",
         quantity="accuracy without poisons less that with them, mean over victims and the paper's "
         "two attacks",
+        unit="points",
         rule="reproduced if it is at most 1 point for each of them; partly if at most 1 on average "
         "and 3 for each; not otherwise. Interval: lowest and highest",
         judge=judge_accuracy,

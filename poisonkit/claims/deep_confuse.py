@@ -98,7 +98,7 @@ def judge_components(record: Record) -> Outcome | None:
         points, own = (arrays[f"0.components.{name}{part}"] for part in ("", "_labels"))
         nearest = torch.cdist(points, means).argmin(1)
         by_means[name] = 100 * float((nearest == own).double().mean())
-        by_neighbours[name] = 100 * _agree_with_neighbours(points, own)
+        by_neighbours[name] = 100 * agree_with_neighbours(points, own)
     chance = 100 / classes
     left = max(
         (shares["test"] - chance) / max(shares["train"] - chance, 1e-9)
@@ -110,7 +110,7 @@ def judge_components(record: Record) -> Outcome | None:
     return _outcome([by_neighbours["test"]], verdict)
 
 
-def _agree_with_neighbours(points: Tensor, labels: Tensor) -> float:
+def agree_with_neighbours(points: Tensor, labels: Tensor) -> float:
     """Return the share of points whose label is the most frequent of their neighbours'."""
     distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
     nearest = distances.topk(NEIGHBOURS, largest=False).indices
@@ -279,6 +279,7 @@ def _for_data(dataset: str, *, released_network: bool = False) -> list[Exhibit]:
             claim="the network fits the perturbed images, and the gap to clean ones is wide",
             quantity="accuracy on perturbed training images, as they are trained on in the last "
             "epoch, less that on clean test images after it",
+            unit="points",
             reported=round(_final_gap(dataset) / 100, 4),
             rule=f"the mean gap: {_BY_SHARE}. {_RUNS}{stand_in}",
             judge=judge_gap(dataset),

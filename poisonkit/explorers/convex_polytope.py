@@ -15,10 +15,9 @@ from poisonkit.experiments.convex_polytope.steps import crafted, substitutes
 from poisonkit.experiments.convex_polytope.victims import attack_frozen
 from poisonkit.experiments.networks import Cost
 from poisonkit.explorers.shared import context_of, new_button, on_press, show
-from poisonkit.figures.convex_polytope.pictures import draw_poisons
 from poisonkit.figures.convex_polytope.proposition import draw_scene
 from poisonkit.figures.convex_polytope.success import METHODS
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, draw_poisons, legend_below, panels
 from poisonkit.simplex import convex_coefficients
 
 #: Points of each class in the plane, and poisons.
@@ -65,8 +64,7 @@ def target_figure(target: tuple[float, float], *, spread: float, seed: int = 0) 
     plane.plot(*zip(scene.target, nearest, strict=True), ":", color="black")
     for number, point in enumerate(scene.poisons, 1):
         plane.annotate(str(number), point, xytext=(5, 5), textcoords="offset points")
-    handles, labels = plane.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+    legend_below(figure, plane)
     bars.bar(np.arange(POISONS) + 1, c.numpy(), color=COLOURS["poisoned"])
     bars.set(xlabel="poison", ylabel="coefficient c", ylim=(0, 1.05))
     distance = float(np.linalg.norm(scene.target - nearest))

@@ -12,8 +12,7 @@ from poisonkit.experiments.metapoison.steps import Poisons, crafted, kept_steps,
 from poisonkit.experiments.metapoison.victims import outcome
 from poisonkit.experiments.networks import Context
 from poisonkit.explorers.shared import context_of, new_button, on_press, show
-from poisonkit.figures.metapoison.crafting import draw_poisons
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, draw_poisons, panels
 from poisonkit.store import Json
 
 
@@ -49,9 +48,10 @@ def _figure(found: _Found, kept: int) -> Figure:
     return draw_poisons(
         found.pair.targets.x[0].cpu(),
         found.data.train.x[rows].cpu(),
-        found.poisons.course[kept].images[: len(rows)].cpu(),
-        limit=found.config.procedure.epsilon,
-        words=(names[int(found.pair.targets.y[0])], names[found.pair.poison_label]),
+        {"": found.poisons.course[kept].images[: len(rows)].cpu()},
+        epsilon=found.config.procedure.epsilon,
+        target_class=names[int(found.pair.targets.y[0])],
+        poison_class=names[found.pair.poison_label],
     )
 
 

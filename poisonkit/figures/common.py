@@ -42,6 +42,34 @@ def plain(table: pd.DataFrame) -> Styler:
     )
 
 
+def with_deviation(mean: float, deviation: float | None, *, digits: int = 2) -> str:
+    """Return a mean and, where there is one, its standard deviation."""
+    spread = "" if deviation is None else f" ± {deviation:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
+
+
+def percent(mean: float, deviation: float | None = None, *, digits: int = 2) -> str:
+    """Return a mean share with its standard deviation, in percent."""
+    scaled = None if deviation is None else 100 * deviation
+    return f"{with_deviation(100 * mean, scaled, digits=digits)} %"
+
+
+def with_interval(rate: float, low: float, high: float, *, digits: int = 0) -> str:
+    """Return a rate with its interval, in percent."""
+    ends = f"[{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    return f"{percent(rate, digits=digits)} {ends}"
+
+
+def hits_of(row: Json) -> str:
+    """Return how often something happened, and of how many."""
+    return f"{row['hits']} of {row['targets']}"
+
+
+def counted(row: Json) -> str:
+    """Return how often something happened, its rate and the rate's interval."""
+    return f"{hits_of(row)}: {with_interval(row['rate'], row['low'], row['high'])}"
+
+
 def frozen_records(
     experiment: str, *, shown: str = "quick", store: Store | None = None
 ) -> list[Record]:

@@ -278,7 +278,11 @@ def profiles_of(
     small: Mapping[str, object] | None = None,
     paper: Mapping[str, object] | None = None,
 ) -> Mapping[str, Mapping[str, object]]:
-    """Return the profiles for a data set, each with options of an experiment's own."""
+    """Return the profiles for a data set, each with options of an experiment's own.
+
+    Unlike in the other chapters, ``paper`` stands over what the chapter's ``quick`` and
+    ``small`` share: the switches begin from another network at every scale.
+    """
     return {
         "quick": {**PAPER[dataset], **QUICK, **(paper or {}), **(quick or {})},
         "small": {**PAPER[dataset], **SMALL[dataset], **(paper or {}), **(small or {})},

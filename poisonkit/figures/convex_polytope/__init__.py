@@ -14,9 +14,8 @@ from poisonkit.figures.convex_polytope.success import (
     likeness_table,
     success_figure,
     success_table,
-    switches_figure,
-    switches_table,
 )
+from poisonkit.figures.convex_polytope.switches import switches_figure, switches_table
 
 __all__ = [
     "accuracy_figure",

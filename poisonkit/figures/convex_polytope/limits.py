@@ -4,9 +4,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from poisonkit.figures.common import plain
-from poisonkit.figures.convex_polytope.success import in_words, without_poisons
-from poisonkit.plots import COLOURS, panels
+from poisonkit.figures.common import hits_of, percent, plain
+from poisonkit.figures.convex_polytope.switches import without_poisons
+from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Json, Record
 
 
@@ -28,37 +28,35 @@ def _left_by_chance(record: Record, row: Json) -> float:
 def limits_figure(record: Record) -> Figure:
     """Draw the rate of success over all victims, before and after the spectral filter.
 
-    Dotted are the poisons that the filter leaves, and those that a random choice of as many
-    images would leave; short strokes are targets taken for the class without any poisons.
+    Bands are 95 % intervals, short strokes targets taken for the class without any poisons.
+    Below, the poisons that the filter leaves, and those that a random choice of as many
+    images would leave.
     """
-    figure, [axes] = panels(1, 2, size=(10, 3.8))
+    figure, [upper, lower] = panels(2, 2, size=(10, 6))
     labels = {"epsilon": "bound of the change (of 255)", "poisons": "number of poisons"}
-    for part, (varied, label) in zip(axes, labels.items(), strict=True):
+    for above, below, (varied, label) in zip(upper, lower, labels.items(), strict=True):
         rows = _rows(record, varied)
         unit = 255 if varied == "epsilon" else 1
         x = [unit * row[varied] for row in rows]
-        shown = {
-            "as they are": ("poisoned", rows),
-            "after the filter": (
-                "after",
-                [row["filtered"] for row in rows],
-            ),
-        }
-        for name, (colour, found) in shown.items():
-            shade = COLOURS[colour]
-            part.plot(x, [100 * one["rate"] for one in found], "o-", color=shade, label=name)
+        for name, shade, found in (
+            ("as they are", COLOURS["poisoned"], rows),
+            ("after the filter", COLOURS["after"], [row["filtered"] for row in rows]),
+        ):
+            above.plot(x, [100 * one["rate"] for one in found], "o-", color=shade, label=name)
             low, high = ([100 * one[k] for one in found] for k in ("low", "high"))
-            part.fill_between(x, low, high, color=shade, alpha=0.15)
-        left = [100 * row["left"] for row in rows]
-        part.plot(x, left, "k:", label="poisons that the filter leaves")
-        chance = [100 * _left_by_chance(record, row) for row in rows]
-        part.plot(x, chance, ":", color=COLOURS["reference"], label="poisons, removed at random")
+            above.fill_between(x, low, high, color=shade, alpha=0.15)
         clean = [100 * without_poisons(record, row)["rate"] for row in rows]
-        part.plot(x, clean, "k_", ms=10, label="without poisons")
-        part.set(xlabel=label, ylabel="share (%)", ylim=(-3, 103))
-        part.grid(alpha=0.3)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize="small")
+        above.plot(x, clean, "k_", ms=10, label="without poisons")
+        left = [100 * row["left"] for row in rows]
+        below.plot(x, left, "k:", label="left by the filter")
+        chance = [100 * _left_by_chance(record, row) for row in rows]
+        below.plot(x, chance, ":", color=COLOURS["reference"], label="left by random removal")
+        above.set_ylabel("targets taken for\nthe poisons' class (%)")
+        below.set(xlabel=label, ylabel="poisons left (%)")
+        for part in (above, below):
+            part.set_ylim(-3, 103)
+            part.grid(alpha=0.3)
+    legend_below(figure, upper[0], lower[0])
     return figure
 
 
@@ -68,11 +66,11 @@ def limits_table(record: Record) -> Styler:
         {
             "Bound": f"{255 * row['epsilon']:.1f} of 255",
             "Poisons": row["poisons"],
-            "Successes": f"{row['hits']} of {row['targets']}",
-            "Without poisons": in_words(without_poisons(record, row)),
-            "After the filter": f"{row['filtered']['hits']} of {row['filtered']['targets']}",
-            "Poisons left": f"{100 * row['left']:.0f} %",
-            "Removed at random": f"{100 * _left_by_chance(record, row):.0f} %",
+            "Successes": hits_of(row),
+            "Without poisons": hits_of(without_poisons(record, row)),
+            "After the filter": hits_of(row["filtered"]),
+            "Poisons left": percent(row["left"], digits=0),
+            "Removed at random": percent(_left_by_chance(record, row), digits=0),
             "AUROC of the scores": f"{row['auroc']:.2f}",
             "Removed of each class": row["removed"],
         }

@@ -13,7 +13,7 @@ from scipy.spatial import ConvexHull
 from poisonkit.experiments.convex_polytope.proposition import Line, Placement, Scene
 from poisonkit.figures.common import plain
 from poisonkit.figures.convex_polytope.success import METHODS
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Record
 
 _SHADE = {"collision": "clean", "polytope": "poisoned"}
@@ -30,8 +30,7 @@ def plane_figure(scenes: Mapping[Placement, Scene], lines: Mapping[Placement, Li
         taken = "the poisons'" if line.takes(scene.target[None])[0] else "its own"
         name = METHODS[placement]
         part.set_title(f"{name}: nearest poison at {nearest:.1f},\ntarget taken for {taken} class")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -80,8 +79,7 @@ def proposition_figure(record: Record) -> Figure:
                 part.fill_between(x, low, high, color=COLOURS[shade], alpha=0.07)
         part.set(xlabel=label, ylabel="targets captured (%)", ylim=(-3, 103))
         part.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
+    legend_below(figure, axes[0], columns=2)
     return figure
 
 

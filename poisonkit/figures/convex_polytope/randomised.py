@@ -6,7 +6,7 @@ from pandas.io.formats.style import Styler
 
 from poisonkit.figures.common import plain
 from poisonkit.figures.convex_polytope.success import METHODS
-from poisonkit.plots import COLOURS, panels
+from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Record
 
 
@@ -40,8 +40,7 @@ def randomised_figure(record: Record) -> Figure:
             part.set_yscale("log")
             part.set(title=f"{METHODS[objective]}: {name}", xlabel="iteration")
         axes[line][0].set_ylabel("objective")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
+    legend_below(figure, axes[0][0])
     return figure
 
 

@@ -12,9 +12,9 @@ from matplotlib.typing import ColorType
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.convex_polytope import COLLISION, FIGURE_5, GRAY_BOX
-from poisonkit.figures.common import plain
-from poisonkit.plots import COLOURS, panels
-from poisonkit.statistics import wilson
+from poisonkit.figures.common import counted, percent, plain, with_deviation
+from poisonkit.plots import COLOURS, legend_below, panels
+from poisonkit.statistics import mean_and_deviation, wilson
 from poisonkit.store import Json, Record
 
 #: Names of the objectives, as the papers call them.
@@ -30,7 +30,7 @@ _DIAMOND = {"ls": "", "marker": "D", "mfc": "white", "ms": 6, "zorder": 4}
 def _named(key: str, value: object) -> str:
     if key == "objective":
         return METHODS[str(value)]
-    return f"{100 * float(str(value)):.0f} % in common" if key == "overlap" else str(value)
+    return f"{percent(float(str(value)), digits=0)} in common" if key == "overlap" else str(value)
 
 
 def _key(record: Record) -> str:
@@ -60,7 +60,7 @@ def _bounds(record: Record) -> dict[str, float]:
     }.get(record.experiment, {})
 
 
-def _bar(axes: Axes, y: float, row: Json, shade: ColorType, *, filled: bool = True) -> None:
+def draw_rate(axes: Axes, y: float, row: Json, shade: ColorType, *, filled: bool = True) -> None:
     """Draw a rate with its interval."""
     axes.plot((100 * row["low"], 100 * row["high"]), (y, y), color=shade, linewidth=1.5)
     axes.plot(100 * row["rate"], y, "o", color=shade, mfc=shade if filled else "white", ms=7)
@@ -77,7 +77,7 @@ def success_figure(record: Record) -> Figure:
     for value, offset, colour in zip(values, offsets, _shades(len(values)), strict=True):
         for row in rows:
             if row[key] == value:
-                _bar(axes, victims.index(row["victim"]) + offset, row, colour)
+                draw_rate(axes, victims.index(row["victim"]) + offset, row, colour)
         marks = [
             (found, place + offset)
             for place, victim in enumerate(victims)
@@ -97,8 +97,7 @@ def success_figure(record: Record) -> Figure:
     axes.set(xlim=(-3, 103), ylim=(len(victims) - 0.5, -0.5))
     axes.set_xlabel("targets taken for the poisons' class (%)")
     axes.grid(axis="x", alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    legend_below(figure, axes, columns=3)
     return figure
 
 
@@ -112,12 +111,12 @@ def success_table(record: Record) -> Styler:
         entry: dict[str, object] = {"Victim": victim}
         for value in values:
             own = [r for r in rows if r[key] == value and victim in (r["victim"], "all")]
-            entry[_named(key, value)] = _counted(own)
+            entry[_named(key, value)] = successes(own)
         if key == "objective" and record.config["dataset"] == "cifar10":
             reported = _paper(record, "polytope", victim)
             entry["Paper"] = "-" if reported is None else f"{reported:.0f} %"
         clean = [r["clean"] for r in rows if r[key] == values[0] and victim in (r["victim"], "all")]
-        entry["Clean"] = f"{100 * float(np.mean(clean)):.0f} %"
+        entry["Clean"] = percent(float(np.mean(clean)), digits=0)
         fitted = [
             [r["fitted"] for r in rows if r[key] == value and victim in (r["victim"], "all")]
             for value in values
@@ -129,11 +128,12 @@ def success_table(record: Record) -> Styler:
     return plain(pd.DataFrame(shown))
 
 
-def _counted(rows: Sequence[Json]) -> str:
+def successes(rows: Sequence[Json]) -> str:
     """Return successes, rate and interval over some rows, and the successes before rounding."""
     hits, targets = sum(row["hits"] for row in rows), sum(row["targets"] for row in rows)
     low, high = wilson(hits, targets)
-    text = f"{hits} of {targets}: {100 * hits / targets:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    rate = {"hits": hits, "targets": targets, "rate": hits / targets, "low": low, "high": high}
+    text = counted(rate)
     if "unrounded" in rows[0]:
         before = round(sum(row["unrounded"] * row["targets"] for row in rows))
         text += f" ({before} before rounding)" if before != hits else ""
@@ -165,8 +165,7 @@ def accuracy_figure(record: Record) -> Figure:
     axes.set_yticks(range(len(victims)), victims)
     axes.set(ylim=(len(victims) - 0.5, -0.5), xlabel="accuracy on test images (%)")
     axes.grid(axis="x", alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    legend_below(figure, axes, columns=3)
     return figure
 
 
@@ -192,8 +191,7 @@ def distance_figure(record: Record) -> Figure:
         part.set(xlabel=f"distance {words}\n(in lengths of the target's features)", ylim=(-3, 103))
         part.set_ylabel("taken for the poisons' class (%)")
         part.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -213,60 +211,13 @@ def likeness_table(record: Record) -> Styler:
     for objective in dict.fromkeys(trial["objective"] for trial in record.metrics["trials"]):
         own = [t for t in record.metrics["trials"] if t["objective"] == objective]
         values = [value for trial in own for value in trial["likeness"]]
+        mean, deviation = mean_and_deviation(values)
         change = float(np.mean([trial["mean_change"] for trial in own]))
         rows.append(
             {
                 "Poisons by": METHODS[objective],
-                "Cosine of change and target's picture": f"{np.mean(values):.2f} ± "
-                f"{np.std(values, ddof=1) if len(values) > 1 else 0:.2f}",
+                "Cosine of change and target's picture": with_deviation(mean, deviation or 0),
                 "Mean change of a value": f"{change:.1f} of 255",
             }
         )
-    return plain(pd.DataFrame(rows))
-
-
-def without_poisons(record: Record, row: Json) -> Json:
-    """Return how many targets the victims of a row take for the class without any poisons."""
-    keys = [key for key in ("switch", "epsilon", "poisons") if key in row]
-    own = [t for t in record.metrics["trials"] if all(t[key] == row[key] for key in keys)]
-    label = own[0]["poison_label"]
-    found = [p == label for t in own for entry in t["victims"] for p in entry["clean"]]
-    return {"hits": sum(found), "targets": len(found), "rate": sum(found) / len(found)}
-
-
-def in_words(rate: Json) -> str:
-    """Return the successes of a rate, and of how many."""
-    return f"{rate['hits']} of {rate['targets']}"
-
-
-def switches_figure(record: Record) -> Figure:
-    """Draw the rate of success over all victims and targets for each switch.
-
-    Upright strokes are targets taken for the class without any poisons.
-    """
-    rows = record.metrics["rows"]
-    figure, [[axes]] = panels(1, 1, size=(8.5, 1.2 + 0.42 * len(rows)))
-    for place, row in enumerate(rows):
-        _bar(axes, place, row, COLOURS["poisoned"])
-        axes.plot(100 * without_poisons(record, row)["rate"], place, "k|", ms=12)
-    axes.axvline(100 * rows[0]["rate"], color=COLOURS["reference"], ls="--", zorder=0)
-    axes.set_yticks(range(len(rows)), [row["switch"] for row in rows])
-    axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xlabel("targets taken for the poisons' class, all victims (%)")
-    axes.grid(axis="x", alpha=0.3)
-    return figure
-
-
-def switches_table(record: Record) -> Styler:
-    """Return the numbers behind :func:`switches_figure`."""
-    rows = [
-        {
-            "Switch": row["switch"],
-            "Successes": _counted([{**row, "unrounded": row["unrounded"]["rate"]}]),
-            "Without poisons": in_words(without_poisons(record, row)),
-            "Last loss, substitutes": f"{row['loss']:.4f}",
-            "Squared distance to the polytope, victims": f"{row['to_polytope']:.3f}",
-        }
-        for row in record.metrics["rows"]
-    ]
     return plain(pd.DataFrame(rows))

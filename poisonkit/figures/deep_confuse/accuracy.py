@@ -7,12 +7,11 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.deep_confuse_reported import FIGURE_8, TABLE_1, TABLE_2
-from poisonkit.figures.common import plain
+from poisonkit.figures.common import percent, plain
 from poisonkit.figures.deep_confuse.shared import (
     guessing_line,
     on_paper_data,
     paper_marks,
-    percent,
     reported,
 )
 from poisonkit.plots import COLOURS, class_colours, legend_below, panels

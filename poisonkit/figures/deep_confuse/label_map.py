@@ -17,12 +17,11 @@ from poisonkit.claims.deep_confuse_reported import (
     LABEL_MAP_HIT_RATE,
     TABLE_1,
 )
-from poisonkit.figures.common import plain
+from poisonkit.figures.common import percent, plain
 from poisonkit.figures.deep_confuse.shared import (
     guessing_line,
     on_paper_data,
     paper_marks,
-    percent,
     reported,
 )
 from poisonkit.plots import COLOURS, panels
@@ -92,6 +91,11 @@ def _frame(column: int, row: int) -> Rectangle:
     return Rectangle((column, row), 1, 1, fill=False, edgecolor=COLOURS["clean"], linewidth=1.2)
 
 
+def _is_papers(record: Record) -> bool:
+    """Tell whether a record is on the paper's data with the paper's map."""
+    return on_paper_data(record) == "mnist" and record.config["label_map"] == _NEXT
+
+
 def _rates(axes: Axes, record: Record) -> None:
     kinds = [row["kind"] for row in record.metrics["rows"]]
     for offset, (name, colour) in zip(
@@ -103,10 +107,10 @@ def _rates(axes: Axes, record: Record) -> None:
             mean, deviation = mean_and_deviation(runs)
             axes.errorbar(place + offset, mean, deviation, fmt="o", color=shade, ms=7, capsize=3)
             axes.plot([place + offset] * len(runs), runs, ".", color="black", ms=3, alpha=0.6)
-            if on_paper_data(record) == "mnist" and name in _PAPER[kind]:
+            if _is_papers(record) and name in _PAPER[kind]:
                 paper_marks(axes, [place + offset], [_PAPER[kind][name][0]], color=shade, ms=6)
         axes.plot([], [], "o", color=shade, label=_MEASURES[name])
-    if on_paper_data(record) == "mnist":
+    if _is_papers(record):
         paper_marks(axes, [], [], label="paper")
     guessing_line(axes, record)
     axes.set_xticks(range(len(kinds)), [kind.replace(" ", "\n", 1) for kind in kinds])
@@ -116,7 +120,7 @@ def _rates(axes: Axes, record: Record) -> None:
 
 def label_map_table(record: Record) -> Styler:
     """Return accuracy and hit rate of each kind, and the paper's."""
-    paper = on_paper_data(record) == "mnist"
+    paper = _is_papers(record)
     rows = []
     for row in record.metrics["rows"]:
         shown = {"Trained on": _TITLES[row["kind"]]}
@@ -134,14 +138,13 @@ def map_by_class_table(record: Record) -> Styler:
     Where noise for any wrong label does as much, a class is no success of the map.
     """
     label_map = record.config["label_map"]
-    paper = on_paper_data(record) == "mnist" and label_map == _NEXT
+    paper = _is_papers(record)
     rows = []
     for label, wanted in enumerate(label_map):
         shown: dict[str, object] = {"Class": label, "Wanted": wanted}
         for row in record.metrics["rows"]:
-            shown[_TITLES[row["kind"]].capitalize()] = (
-                f"{100 * row['confusion'][label][wanted]:.0f} %"
-            )
+            share = row["confusion"][label][wanted]
+            shown[_TITLES[row["kind"]].capitalize()] = percent(share, digits=0)
         if paper:
             shown["Label map, paper"] = f"{LABEL_MAP_BY_CLASS[label]:.0f} %"
         rows.append(shown)

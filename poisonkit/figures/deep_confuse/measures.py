@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from poisonkit.figures.common import plain
-from poisonkit.figures.deep_confuse.shared import Series, accuracy_rows, chance, percent
+from poisonkit.figures.common import percent, plain
+from poisonkit.figures.deep_confuse.shared import Series, accuracy_rows, chance
 from poisonkit.store import Json, Record
 
 _XLABEL = "accuracy on clean test images (%)"

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from poisonkit.figures.common import Html
-from poisonkit.plots import change_of, class_colours, panels, show_images
+from poisonkit.claims.deep_confuse import NEIGHBOURS, agree_with_neighbours
+from poisonkit.figures.common import Html, percent
+from poisonkit.plots import change_of, class_colours, legend_below, panels, show_images
 from poisonkit.store import Record
 
 _WORDNET = {"n01560419": "bulbul", "n01910747": "jellyfish", "n02058221": "albatross"}
@@ -60,7 +61,8 @@ def components_figure(record: Record) -> Figure | Html:
     """Draw Figure 3: the last hidden layer along two principal components, coloured by class.
 
     The components are those of the perturbed training images (left); clean test images
-    (right) are projected onto the same ones, on the same axes.
+    (right) are projected onto the same ones, on the same axes. The titles give the share of
+    images that have the most frequent class of their nearest neighbours in this plane.
     """
     if "0.components.train" not in record.arrays:
         return Html("<p>The last hidden layer of this record's network is not known.</p>")
@@ -68,12 +70,14 @@ def components_figure(record: Record) -> Figure | Html:
     figure, [axes] = panels(1, 2, size=(8.5, 4.2))
     titles = {"train": "perturbed training images", "test": "clean test images"}
     for axis, (part, title) in zip(axes, titles.items(), strict=True):
-        points = record.arrays[f"0.components.{part}"].numpy()
-        labels = record.arrays[f"0.components.{part}_labels"].numpy()
+        points, labels = (record.arrays[f"0.components.{part}{end}"] for end in ("", "_labels"))
+        if len(points) > NEIGHBOURS:
+            share = percent(agree_with_neighbours(points, labels), digits=1)
+            title += f"\n{share} have their {NEIGHBOURS} neighbours' class"
         for label, (name, colour) in enumerate(
             zip(class_names, class_colours(len(class_names)), strict=True)
         ):
-            own = points[labels == label]
+            own = points[labels == label].numpy()
             axis.plot(*own.T, ".", color=colour, ms=4, alpha=0.7, label=name)
         axis.set(title=title, xlabel="first component")
     limits = [axes[0].get_xlim(), axes[1].get_xlim()], [axes[0].get_ylim(), axes[1].get_ylim()]
@@ -81,16 +85,6 @@ def components_figure(record: Record) -> Figure | Html:
         for ends, set_limits in zip(limits, (axis.set_xlim, axis.set_ylim), strict=True):
             set_limits(min(low for low, _ in ends), max(high for _, high in ends))
     axes[0].set_ylabel("second component")
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        names,
-        title="class",
-        loc="outside lower center",
-        ncols=len(handles) if max(map(len, class_names)) < 3 else 5,
-        markerscale=3,
-        fontsize="small",
-        columnspacing=1,
-        handletextpad=0.2,
-    )
+    columns = len(class_names) if max(map(len, class_names)) < 3 else 5
+    legend_below(figure, axes[0], columns=columns, title="class", markerscale=3, handletextpad=0.2)
     return figure

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from poisonkit.claims.deep_confuse import CHANCE
+from poisonkit.figures.common import with_deviation
 from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Record
@@ -48,18 +49,9 @@ def guessing_line(axes: Axes, record: Record, *, missed: bool = False) -> None:
         axes.axhline(level, color=COLOURS["reference"], ls="--", zorder=0, label="guessing")
 
 
-def percent(mean: float, deviation: float | None, digits: int = 2) -> str:
-    """Return a mean share with its standard deviation, in percent."""
-    spread = "" if deviation is None else f" ± {100 * deviation:.{digits}f}"
-    return f"{100 * mean:.{digits}f}{spread} %"
-
-
 def reported(found: tuple[float, float | None] | None) -> str:
     """Return a mean and deviation of the paper's, in percent already, or a dash."""
-    if found is None:
-        return "-"
-    mean, deviation = found
-    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+    return "-" if found is None else f"{with_deviation(*found)} %"
 
 
 def paper_marks(

@@ -10,13 +10,13 @@ from matplotlib.typing import ColorType
 from torch import Tensor
 
 from poisonkit.claims.deep_confuse_reported import FIGURE_4, FIGURE_5
+from poisonkit.figures.common import percent
 from poisonkit.figures.deep_confuse.pictures import image_rows
 from poisonkit.figures.deep_confuse.shared import (
     guessing_line,
     legend_over,
     on_paper_data,
     paper_marks,
-    percent,
     two_parts,
 )
 from poisonkit.plots import COLOURS, Slider, change_of, panels, show_images, slider
@@ -69,7 +69,7 @@ def epsilon_slider(record: Record) -> Slider:
             lines["change"] = change_of(images, clean, limit)
         figure = image_rows(lines)
         row_of = means[epsilon]
-        found = percent(row_of["mean"], row_of["deviation"], 1)
+        found = percent(row_of["mean"], row_of["deviation"], digits=1)
         figure.suptitle(f"accuracy after training on such images: {found}", fontsize="small")
         frames.append((f"{epsilon:g}", figure))
     return slider(frames, label="epsilon")
@@ -103,6 +103,9 @@ def share_figure(record: Record) -> Figure:
             [e for e in found if (e["kind"], e["epsilon"]) == (kind, epsilon)]
             for found in (record.metrics["rows"], record.metrics["trials"])
         )
+        if not rows:
+            # Nothing is left where all images are left out.
+            continue
         _curve(axes, rows, own, "share", colour, name, scale=100)
         if points := paper.get(kind if epsilon is None else epsilon):
             x = [100 * share for share in points]

@@ -5,13 +5,12 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.deep_confuse_reported import FIGURE_6, FIGURE_7, TABLE_1
-from poisonkit.figures.common import plain
+from poisonkit.figures.common import percent, plain
 from poisonkit.figures.deep_confuse.shared import (
     Series,
     accuracy_rows,
     chance,
     on_paper_data,
-    percent,
 )
 from poisonkit.store import Record
 

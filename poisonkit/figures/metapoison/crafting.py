@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from poisonkit.claims.metapoison import clean_loss
-from poisonkit.plots import COLOURS, Slider, change_of, legend_below, panels, show_images, slider
+from poisonkit.figures.metapoison.victims import ACCURACY, SUCCESS
+from poisonkit.plots import COLOURS, Slider, draw_poisons, legend_below, panels, slider
 from poisonkit.statistics import mean_and_deviation
 from poisonkit.store import Json, Record
 
@@ -38,31 +38,11 @@ def poisons_figure(record: Record, kept: int | None = None) -> Figure:
     return draw_poisons(
         arrays[f"{number}.pictures.target"][0],
         arrays[f"{number}.pictures.bases"],
-        arrays[f"{number}.pictures.poisons.{chosen}"],
-        limit=trial["largest_change"] / 255,
-        words=(trial["target_class"], trial["poison_class"]),
+        {"": arrays[f"{number}.pictures.poisons.{chosen}"]},
+        epsilon=trial["largest_change"] / 255,
+        target_class=trial["target_class"],
+        poison_class=trial["poison_class"],
     )
-
-
-def draw_poisons(
-    target: Tensor, bases: Tensor, poisons: Tensor, *, limit: float, words: tuple[str, str]
-) -> Figure:
-    """Draw a target [C, H, W], bases and poisons [n, C, H, W], and the poisons' changes.
-
-    Grey is no change; black and white are ``limit``.
-    """
-    shown = min(len(bases), 6)
-    figure, axes = panels(3, 1 + shown, size=(9, 4.6))
-    for part in axes.flat:
-        part.set_axis_off()
-    show_images(axes[0][0], target, f"target: {words[0]}")
-    for line, text in ((1, "poisons"), (2, "their\nchange")):
-        axes[line][0].text(0.5, 0.5, text, ha="center", va="center", fontsize="small")
-    for place in range(shown):
-        show_images(axes[0][1 + place], bases[place], f"base: {words[1]}" if not place else "")
-        show_images(axes[1][1 + place], poisons[place], "")
-        show_images(axes[2][1 + place], change_of(poisons[place], bases[place], limit), "")
-    return figure
 
 
 def poisons_slider(record: Record) -> Slider:
@@ -112,7 +92,7 @@ def _victims_losses(axes: Axes, record: Record) -> None:
         fmt="o-",
         color=COLOURS["poisoned"],
         capsize=3,
-        label="victims, last epoch",
+        label="victims, last epoch: mean, lowest and highest",
     )
 
 
@@ -141,10 +121,10 @@ def steps_figure(record: Record) -> Figure:
         )
     clean = 100 * rows[-1]["clean_rate"]
     left.axhline(clean, color="black", ls=":", label="victims of clean images")
-    left.set(xlabel="crafting step", ylabel="targets given\nthe wanted label (%)", ylim=(-3, 103))
+    left.set(xlabel="crafting step", ylabel=SUCCESS, ylim=(-3, 103))
     legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
     bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
     right.errorbar(steps, means, bars, fmt="o-", color=COLOURS["clean"], capsize=3)
-    right.set(xlabel="crafting step", ylabel="accuracy on test images (%)", ylim=(0, 103))
+    right.set(xlabel="crafting step", ylabel=ACCURACY, ylim=(0, 103))
     return figure

@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from poisonkit.claims.metapoison import EXPLAINED, is_taken
+from poisonkit.figures.common import percent
 from poisonkit.figures.metapoison.victims import called
 from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Json, Record
@@ -40,7 +41,7 @@ def paths_figure(record: Record) -> Figure:
         number, trial = min(own, key=lambda one: (not is_taken(one[1]), one[0]))
         _plane(above, record, number, trial)
         ending = "success" if is_taken(trial) else "no success"
-        both = f"{100 * sum(trial['explained']):.0f} % in two components"
+        both = f"{percent(sum(trial['explained']), digits=0)} in two components"
         if record.config["dataset"] == "cifar10":
             both += f" (paper: {100 * EXPLAINED:.0f})"
         above.set_title(f"{called(trial)}: {ending}\n{both}", fontsize="small")

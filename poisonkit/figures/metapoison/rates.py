@@ -6,12 +6,29 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.metapoison import FEW, OFTEN
-from poisonkit.figures.common import plain
-from poisonkit.figures.metapoison.victims import accuracy, called, counted
+from poisonkit.figures.common import counted, percent, plain
+from poisonkit.figures.metapoison.victims import ACCURACY, SUCCESS, accuracy, called
 from poisonkit.plots import COLOURS, class_colours, legend_below, panels
 from poisonkit.store import Record
 
 _KEYS = ("change", "scenario", "switch", "measure", "budget")
+_SWITCH_MEANING = {
+    "paper": "the paper's setting; all others begin here",
+    "margin loss": "by how much another logit exceeds the wanted one, not the cross-entropy",
+    "loss of all unrolled steps": "the mean loss over the unrolled steps, not the last one's",
+    "smaller change, and of colours": "a bound of 8 of 255; a smooth change of colours beside it",
+    "first batch's poisons in all steps": "later unrolled steps see these once more, no others",
+    "range of pixels may be left": "poisons are cut off at the start of the crafting only",
+    "poisons not rounded": "victims train on the numbers that were crafted",
+    "released": "all that the code does otherwise, how it trains included; the scale stays",
+    "poisons changed after every batch": "as in Algorithm 1, not once an epoch as in the code",
+    "target normalised as in use": "by the surrogates' running averages, not with a batch",
+    "surrogates trained on poisons": "on the poisons as they are so far, not on clean images",
+    "surrogates trained on clean images": "as in the paper, where the profile takes poisons",
+    "one unrolled step": "surrogates are looked ahead one step",
+    "two unrolled steps": "surrogates are looked ahead two steps",
+    "sign of the gradient": "the crafting's steps follow it, not Adam",
+}
 
 
 def _key(record: Record) -> str:
@@ -52,7 +69,7 @@ def rates_figure(record: Record) -> Figure:
 
 
 def rates_table(record: Record) -> Styler:
-    """Return the numbers behind :func:`rates_figure`, one line a change.
+    """Return the numbers behind :func:`rates_figure`, one line a change; what a switch changes.
 
     And how sure victims are of the wanted label, the mean of its probability with the lowest
     and the highest: where all give it, that tells changes apart.
@@ -63,15 +80,16 @@ def rates_table(record: Record) -> Styler:
         sure = [p for one in trials if one[key] == row[key] for p in one["wanted_probability"]]
         line = {
             key.capitalize(): str(row[key]),
+            **({"Meaning": _SWITCH_MEANING[row["switch"]]} if key == "switch" else {}),
             "Success": counted(row),
-            "Wanted label's probability": f"{100 * float(np.mean(sure)):.0f} % "
+            "Wanted label's probability": f"{percent(float(np.mean(sure)), digits=0)} "
             f"({100 * min(sure):.0f} to {100 * max(sure):.0f})",
             "In a training batch": counted(row["in_batch"]),
             "Accuracy": accuracy(row),
             "Victims": str(row["victims"]),
         }
         if "clean_rate" in row:
-            line["Clean victims"] = f"{100 * row['clean_rate']:.0f} %"
+            line["Clean victims"] = percent(row["clean_rate"], digits=0)
         if "kept_poisons" in row:
             line["Poisons left"] = f"{row['kept_poisons']} of {row['poisons']}"
         lines.append(line)
@@ -81,8 +99,8 @@ def rates_table(record: Record) -> Styler:
 def budget_figure(record: Record) -> Figure:
     """Draw Figure 5a: success by the number of poisons, one line a pair, and their mean.
 
-    Bars are 95 % intervals over the victims of all pairs; the dash-dotted line is what the paper
-    says.
+    Bars of the success are 95 % intervals over the victims of all pairs, those of the accuracy
+    standard deviations over the same; the dash-dotted line is what the paper says.
     """
     rows, pairs = record.metrics["rows"], record.metrics["by_pair"]
     figure, [[left, right]] = panels(1, 2, size=(9, 3.8))
@@ -110,12 +128,12 @@ def budget_figure(record: Record) -> Figure:
         images = 10 * (record.config["images_per_class"] or 5000)
         few = [share * images for share in FEW]
         left.plot(few, [100 * OFTEN] * 2, "k-.", label="paper: above, with 3 to 10 %")
-    left.set(xlabel="poisons", ylabel="targets given\nthe wanted label (%)", ylim=(-3, 103))
+    left.set(xlabel="poisons", ylabel=SUCCESS, ylim=(-3, 103))
     legend_below(figure, left)
     means = [100 * row["accuracy"]["mean"] for row in rows]
     bars = [100 * (row["accuracy"]["deviation"] or 0) for row in rows]
     right.errorbar(budgets, means, bars, fmt="o-", color=COLOURS["clean"], capsize=3)
-    right.set(xlabel="poisons", ylabel="accuracy on test images (%)", ylim=(0, 103))
+    right.set(xlabel="poisons", ylabel=ACCURACY, ylim=(0, 103))
     return figure
 
 
@@ -134,8 +152,8 @@ def targets_figure(record: Record) -> Figure:
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="probability of the wanted label, network trained on clean images",
-        ylabel="the same, on poisons",
+        xlabel="probability of the wanted label (0 to 1), network trained on clean images",
+        ylabel="probability of the wanted label (0 to 1),\nnetwork trained on poisons",
         title="{target_class} that is to be called {wanted_class}".format_map(trials[0]),
     )
     axes.axline((0.1, 0.1), (1, 1), color=COLOURS["reference"], ls="--", zorder=0)

@@ -6,9 +6,13 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.metapoison import NEARLY_ALL
-from poisonkit.figures.common import plain
+from poisonkit.figures.common import counted, percent, plain
 from poisonkit.plots import class_colours, legend_below, panels
 from poisonkit.store import Json, Record
+
+#: Labels of axes whose points have bars.
+SUCCESS = "targets given\nthe wanted label (%),\n95 % intervals"
+ACCURACY = "accuracy on test images (%),\nmean ± standard deviation"
 
 
 def _by_pair(record: Record) -> tuple[dict[int, list[Json]], list[Json]]:
@@ -78,7 +82,7 @@ def victims_table(record: Record) -> Styler:
                 "Poisons": f"{own[0]['poisons']} of class {own[0]['poison_class']}",
                 "Success": counted(row),
                 "In a training batch": counted(row["in_batch"]),
-                "Clean victims": f"{100 * row['clean_rate']:.0f} %",
+                "Clean victims": percent(row["clean_rate"], digits=0),
                 "Accuracy": accuracy(row),
             }
         )
@@ -91,20 +95,12 @@ def victims_table(record: Record) -> Styler:
             "In a training batch": counted(whole["in_batch"]),
             "Clean victims": "",
             "Accuracy": f"{accuracy(whole)} "
-            f"(clean: {100 * record.metrics['clean_accuracy']:.1f} %)",
+            f"(clean: {percent(record.metrics['clean_accuracy'], digits=1)})",
         }
     )
     return plain(pd.DataFrame(lines))
 
 
-def counted(row: Json) -> str:
-    """Return a rate of success in words, with its 95 % interval."""
-    rate, low, high = (100 * row[key] for key in ("rate", "low", "high"))
-    return f"{row['hits']} of {row['targets']}: {rate:.0f} % [{low:.0f}, {high:.0f}]"
-
-
 def accuracy(row: Json) -> str:
     """Return mean and standard deviation of the accuracy over victims."""
-    mean, deviation = row["accuracy"]["mean"], row["accuracy"]["deviation"]
-    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
-    return f"{100 * mean:.1f}{spread} %"
+    return percent(**row["accuracy"], digits=1)

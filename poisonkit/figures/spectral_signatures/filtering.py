@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from poisonkit.claims.spectral_signatures_reported import CLEAN_ACCURACY, TABLE_2, TABLE_3
-from poisonkit.figures.common import plain
-from poisonkit.plots import COLOURS, panels
+from poisonkit.figures.common import percent, plain, with_deviation, with_interval
+from poisonkit.plots import COLOURS, legend_below, panels
 from poisonkit.store import Json, Record
 
 #: Moment, its name and colour.
@@ -56,13 +56,13 @@ def removal_table(record: Record) -> Styler:
         rows.append(
             {
                 "Backdoor": name,
-                "": f"ours, {row['runs']} runs, {row['captured']} captured",
-                "Natural 1": _spread(row, "before"),
-                "Poisoned 1": _rate(row, "before"),
+                "": f"ours, {row['runs']} run{'s' * (row['runs'] > 1)}, {row['captured']} captured",
+                "Natural 1": _natural(row, "before"),
+                "Poisoned 1": _poisoned(row, "before"),
                 "Poisons left": _left(row),
-                "Natural 2": _spread(row, "after"),
-                "Poisoned 2": _rate(row, "after"),
-                "Clean-trained": _rate(row, "clean"),
+                "Natural 2": _natural(row, "after"),
+                "Poisoned 2": _poisoned(row, "after"),
+                "Clean-trained": _poisoned(row, "clean"),
             }
         )
         if paper := reported(row):
@@ -106,21 +106,18 @@ def runs_table(record: Record) -> Styler:
     return plain(pd.DataFrame(rows))
 
 
-def _spread(row: Json, moment: str) -> str:
-    deviation = row[f"natural_{moment}_deviation"]
-    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
-    return f"{100 * row[f'natural_{moment}']:.2f}{spread} %"
+def _natural(row: Json, moment: str) -> str:
+    return percent(row[f"natural_{moment}"], row[f"natural_{moment}_deviation"])
 
 
 def _left(row: Json) -> str:
-    deviation = row["poisons_left_deviation"]
-    spread = "" if deviation is None else f" ± {deviation:.1f}"
-    return f"{row['poisons_left']:.1f}{spread} of {row['poisons']}"
+    left = with_deviation(row["poisons_left"], row["poisons_left_deviation"], digits=1)
+    return f"{left} of {row['poisons']}"
 
 
-def _rate(row: Json, moment: str) -> str:
-    low, high = row[f"poisoned_{moment}_interval"]
-    return f"{100 * row[f'poisoned_{moment}']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def _poisoned(row: Json, moment: str) -> str:
+    interval = row[f"poisoned_{moment}_interval"]
+    return with_interval(row[f"poisoned_{moment}"], *interval, digits=1)
 
 
 def removal_figure(record: Record) -> Figure:
@@ -194,14 +191,12 @@ def _diamond(axes: Axes, y: float, value: float | None, colour: str) -> None:
 
 def _legend(figure: Figure, with_paper: bool) -> None:
     axes = figure.axes[0]
-    handles = [
-        axes.plot([], [], "o", color=COLOURS[colour], ms=6, label=name)[0]
-        for name, colour in MOMENTS.values()
-    ]
-    handles.append(axes.plot([], [], ".", color="black", ms=4, label="one run")[0])
+    for name, colour in MOMENTS.values():
+        axes.plot([], [], "o", color=COLOURS[colour], ms=6, label=name)
+    axes.plot([], [], ".", color="black", ms=4, label="one run")
     if with_paper:
-        handles.append(axes.plot([], [], "D", color="black", mfc="white", ms=5, label="paper")[0])
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        axes.plot([], [], "D", color="black", mfc="white", ms=5, label="paper")
+    legend_below(figure, axes)
 
 
 _SWITCH_MEANING = {
@@ -231,11 +226,11 @@ def switches_table(record: Record) -> Styler:
             {
                 "Switch": row["switch"],
                 "Meaning": f"{meaning} ({layer})" if row["switch"] == "layer" else meaning,
-                "Poisoned 1": _rate(row, "before"),
+                "Poisoned 1": _poisoned(row, "before"),
                 "Poisons left": _left(row),
                 "Clean images lost": f"{lost:,.0f}",
-                "Natural 2": _spread(row, "after"),
-                "Poisoned 2": _rate(row, "after"),
+                "Natural 2": _natural(row, "after"),
+                "Poisoned 2": _poisoned(row, "after"),
             }
         )
     return plain(pd.DataFrame(rows))

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from poisonkit.experiments.spectral_signatures.limits import layer_name
-from poisonkit.plots import COLOURS, Slider, panels, slider
+from poisonkit.plots import COLOURS, Slider, legend_below, panels, slider
 from poisonkit.store import Json, Record
 
 _MARKERS = {"X": "X", "L": "s", "pixel": "o"}
@@ -66,12 +66,7 @@ def limits_figure(record: Record) -> Figure:
     for axis in (attack, defence):
         _share_axis(axis, sorted({100 * t["share"] for t in record.metrics["trials"]}))
     defence.plot([], [], "o", color="black", mfc="white", label="not captured")
-    figure.legend(
-        *defence.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(colours) + 2,
-        frameon=False,
-    )
+    legend_below(figure, defence)
     return figure
 
 
@@ -148,12 +143,7 @@ def removals_figure(record: Record, layer: str) -> Figure:
         axis.axvline(1.5, color="black", lw=0.8, ls=":")
         axis.set(title=pattern, xlabel="removed (multiples of epsilon)", ylim=(-4, 104))
     axes[0].set_ylabel("poisons left (% of epsilon)")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(shares) + 1,
-        frameon=False,
-    )
+    legend_below(figure, axes[0], columns=len(shares) + 1)
     return figure
 
 
@@ -213,10 +203,5 @@ def lemma_figure(record: Record) -> Figure:
         rotation=90,
         fontsize="small",
     )
-    figure.legend(
-        *axes[0][0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(epsilons),
-        frameon=False,
-    )
+    legend_below(figure, axes[0][0])
     return figure

@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 from poisonkit.attacks.backdoor import PATTERNS, Trigger
 from poisonkit.claims.spectral_signatures import VIEWS
 from poisonkit.claims.spectral_signatures_reported import TABLE_1
-from poisonkit.figures.common import plain
+from poisonkit.figures.common import plain, with_deviation
 from poisonkit.plots import Slider, panels, show_images, slider, two_histograms
 from poisonkit.store import Json, Record
 
@@ -55,8 +55,8 @@ def figure_1(record: Record, trial: int | None = None) -> Figure:
             axis, record.arrays[f"{trial}.{view}"], poisoned, label=AXIS_LABELS[quantity]
         )
         seen = judged_separation(record)[view]
-        spread = "" if seen["deviation"] is None else f" ± {seen['deviation']:.2f}"
-        axis.set_title(f"{space}: AUROC {seen['mean']:.2f}{spread}")
+        found = with_deviation(seen["mean"], seen["deviation"])
+        axis.set_title(f"{space}: AUROC {found}")
     axes.flat[-1].legend()
     return figure
 

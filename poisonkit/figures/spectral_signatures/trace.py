@@ -5,10 +5,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from poisonkit.figures.common import plain
+from poisonkit.figures.common import plain, with_deviation
 from poisonkit.figures.spectral_signatures.filtering import backdoor_of
-from poisonkit.plots import COLOURS, panels, two_histograms
-from poisonkit.store import Json, Record
+from poisonkit.plots import COLOURS, legend_below, panels, two_histograms
+from poisonkit.store import Record
 
 #: Kinds as they fit below an axis.
 _SHORT = {"trigger and wrong label": "trigger and\nwrong label"}
@@ -69,12 +69,7 @@ def trace_figure(record: Record) -> Figure:
     for backdoor, colour in colours.items():
         axes[0].plot([], [], "o", color=colour, label=backdoor)
     axes[0].plot([], [], "o", color="black", mfc="white", label="not captured")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(backdoors) + 1,
-        frameon=False,
-    )
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -100,14 +95,7 @@ def trace_scores_figure(record: Record) -> Figure:
                 axis.set_xlabel("")
             title = f"{backdoor}\n" if axis.get_subplotspec().is_first_col() else "\n"
             axis.set_title(f"{title}{kind}: AUROC {trials[number]['auroc']:.2f}")
-    handles, _ = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        ["the label's other images", "marked images"],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-    )
+    legend_below(figure, axes[0][0], labels=["the label's other images", "marked images"])
     return figure
 
 
@@ -120,15 +108,10 @@ def trace_table(record: Record) -> Styler:
             "Runs": f"{row['runs']}, {row['captured']} captured",
             "Poisoned accuracy": f"{row['poisoned_before']:.1%}",
             "Given their label": f"{row['fitted'][0]:.1%}",
-            "AUROC": _spread(row, "auroc", ".3f"),
-            "Left of marked": f"{_spread(row, 'left', '.0f')} of {row['poisons']}",
-            "Largest singular value": f"× {_spread(row, 'rise', '.2f')}",
+            "AUROC": with_deviation(*row["auroc"], digits=3),
+            "Left of marked": f"{with_deviation(*row['left'], digits=0)} of {row['poisons']}",
+            "Largest singular value": f"× {with_deviation(*row['rise'])}",
         }
         for row in record.metrics["rows"]
     ]
     return plain(pd.DataFrame(rows))
-
-
-def _spread(row: Json, name: str, form: str) -> str:
-    mean, deviation = row[name]
-    return f"{mean:{form}}" + ("" if deviation is None else f" ± {deviation:{form}}")
