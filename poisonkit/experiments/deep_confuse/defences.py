@@ -155,7 +155,7 @@ DEFENCE = Experiment(
     profiles=profiles_of(
         "mnist",
         quick={"repeats": 2},
-        small={"generators": 1, "repeats": 1, "attack_steps": 3},
+        small={"generators": 1, "repeats": 1},
     ),
     variants={"paper": {}},
     units=_defence_units,
