@@ -1,7 +1,6 @@
 """The state of a training between two of its parts, as one safetensors file."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
 from poisonkit.errors import PoisonkitError
+from poisonkit.files import whole_file
 
 
 def save(
@@ -34,10 +34,8 @@ def save(
             if value is not None:
                 tensors[f"optimizer.{index}.{key}"] = value
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file(tensors, partial, metadata={"history": json.dumps(history), "run": run})
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"history": json.dumps(history), "run": run})
 
 
 def restore(

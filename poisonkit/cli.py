@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,6 @@ from poisonkit import __version__
 from poisonkit.errors import PoisonkitError, look_up, unknown
 from poisonkit.notebook import BookFailure
 from poisonkit.workers import process_pool, usable_cores
-
-if TYPE_CHECKING:
-    from poisonkit.scorecard import Judgement
 
 app = typer.Typer(
     add_completion=False,
@@ -238,14 +235,8 @@ def scorecard(
         print(
             f"{judgement.verdict:14} {judgement.paper} | {judgement.exhibit} | "
             f"reported {judgement.show_reported()} | measured {judgement.show_measured()} | "
-            f"{_where(judgement)}"
+            f"n = {judgement.n}, {judgement.profile or 'no record'}"
         )
-
-
-def _where(judgement: "Judgement") -> str:
-    if judgement.outcome is None or judgement.record is None:
-        return "no record"
-    return f"n = {judgement.outcome.n} at {judgement.record.profile}"
 
 
 @app.command()

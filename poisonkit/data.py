@@ -79,7 +79,7 @@ def load(
         raise DataError(f"{name} cannot be fetched, only mnist and cifar10 can")
     if classes is not None and name != "imagenet2":
         raise DataError(f"classes are for imagenet2 alone, not for {name}; use ImageSet.select")
-    folder = data_root(root)
+    folder, device = data_root(root), choose_device(device)
     if name == "digits":
         images = _digits(split)
         image_size = image_size or 16
@@ -93,7 +93,7 @@ def load(
         raise unknown("data set", name, NAMES)
     if image_size and images.image_size != (image_size, image_size):
         images = replace(images, x=_resize(images.x, image_size))
-    return images.to(choose_device(str(device)))
+    return images.to(device)
 
 
 def _resize(x: Tensor, side: int) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from poisonkit.errors import PoisonkitError, unknown
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device of that name; ``auto`` is CUDA where it is to be had, else the CPU."""
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

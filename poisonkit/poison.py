@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from poisonkit.bounds import Bound, levels, round_within
 from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonError, unknown
+from poisonkit.files import whole_folder
 from poisonkit.images import ImageSet
 
 MANIFEST = "manifest.json"
@@ -131,38 +131,31 @@ class Poison:
         The folder must be empty or new. PNG is lossless, so :func:`load_poison`
         gives back the same bytes.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise PoisonError(f"{folder} is not empty; give a new folder")
-        # Under another name until it is whole.
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        entries = []
-        for index, image in enumerate(self.images.cpu()):
-            array = image.permute(1, 2, 0).numpy()
-            name = f"{index:05d}.png"
-            Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(partial / name)
-            entries.append(
-                {
-                    "file": name,
-                    "label": int(self.labels[index]),
-                    "row": int(self.rows[index]),
-                    "sha256": _digest(image),
-                }
-            )
-        manifest = {
-            "format": FORMAT,
-            "placement": self.placement,
-            "bound": asdict(self.bound),
-            "clean_label": self.clean_label,
-            "source": self.source,
-            "images": entries,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        folder, entries = Path(folder), []
+        with whole_folder(folder) as partial:
+            for index, image in enumerate(self.images.cpu()):
+                array = image.permute(1, 2, 0).numpy()
+                name = f"{index:05d}.png"
+                if array.shape[2] == 1:
+                    array = array[:, :, 0]
+                Image.fromarray(array).save(partial / name)
+                entries.append(
+                    {
+                        "file": name,
+                        "label": int(self.labels[index]),
+                        "row": int(self.rows[index]),
+                        "sha256": _digest(image),
+                    }
+                )
+            manifest = {
+                "format": FORMAT,
+                "placement": self.placement,
+                "bound": asdict(self.bound),
+                "clean_label": self.clean_label,
+                "source": self.source,
+                "images": entries,
+            }
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         return folder / MANIFEST
 
 
@@ -197,7 +190,7 @@ def load_poison(folder: str | Path, *, device: torch.device | str = "cpu") -> Po
 
     On device ``auto`` it lies on CUDA where that is to be had.
     """
-    path, device = Path(folder) / MANIFEST, choose_device(str(device))
+    path, device = Path(folder) / MANIFEST, choose_device(device)
     if not path.is_file():
         raise PoisonError(f"{path} does not exist; give a folder written by Poison.export")
     try:

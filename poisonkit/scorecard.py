@@ -34,6 +34,15 @@ class Judgement:
         return self.outcome.verdict if self.outcome else "not attempted"
 
     @property
+    def n(self) -> int:
+        """How many runs it rests on; 0 without a record."""
+        return self.outcome.n if self.outcome else 0
+
+    @property
+    def profile(self) -> str | None:
+        return self.record.profile if self.record else None
+
+    @property
     def _sign(self) -> str:
         """What stands behind a share of 1 that is shown as one of 100; nothing for a number."""
         return {"rate": " %", "points": " points"}.get(self.exhibit_of.unit, "")
@@ -105,12 +114,12 @@ def as_rows(judgements: Sequence[Judgement]) -> list[Json]:
         {
             "paper": judgement.paper,
             "exhibit": judgement.exhibit,
-            "profile": judgement.record.profile if judgement.record else None,
+            "profile": judgement.profile,
             "quantity": judgement.exhibit_of.quantity or None,
             "reported": judgement.exhibit_of.reported,
             "measured": judgement.outcome.measured if judgement.outcome else None,
             "interval": list(judgement.outcome.interval) if judgement.outcome else None,
-            "n": judgement.outcome.n if judgement.outcome else 0,
+            "n": judgement.n,
             "verdict": judgement.verdict,
             "record": judgement.record.path.name if judgement.record else None,
         }

@@ -10,7 +10,6 @@ finds those it had finished. Files appear whole or not at all, by renaming.
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from poisonkit.data import cache_root
 from poisonkit.errors import PoisonkitError
+from poisonkit.files import whole_file
 from poisonkit.provenance import checkout, describe
 
 try:
@@ -308,14 +308,10 @@ def _file_name(experiment: str, version: int, config: Json) -> str:
 
 
 def _write_json(path: Path, content: Json) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)

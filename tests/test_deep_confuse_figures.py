@@ -1,16 +1,14 @@
 """The Deep Confuse figures and tables show what their records say, each number in its place."""
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from figure_readers import close, marks, named, points, summed_up
 from matplotlib.colors import to_hex
 
 from poisonkit.claims.deep_confuse_reported import FIGURE_4, FIGURE_5, FIGURE_8
-from poisonkit.experiments import EXPERIMENTS
 from poisonkit.figures import deep_confuse as figures
 from poisonkit.plots import COLOURS, class_colours
 from poisonkit.store import Json, Record
@@ -19,37 +17,11 @@ CLEAN, PERTURBED = COLOURS["clean"], COLOURS["poisoned"]
 
 
 def made(name: str, trials: list[Json], arrays: Json | None = None, **options: Any) -> Record:
-    """A record of these trials, summed up as the experiment of that name does, if any."""
-    config, metrics = {"dataset": "digits", **options}, {"trials": trials}
-    if name:
-        summarise = EXPERIMENTS[f"deep_confuse/{name}"].summarise
-        metrics |= summarise(SimpleNamespace(**config), trials)
-    about: Json = {"config": config, "metrics": metrics, "provenance": {}, "digest": ""}
-    record = Record(experiment=name, version=1, path=Path(), **about)
-    vars(record)["arrays"] = arrays or {}  # read from no file
-    return record
+    return summed_up(f"deep_confuse/{name}", trials, arrays, **{"dataset": "digits", **options})
 
 
 def columns(table: Any) -> dict[str, list[object]]:
     return {name: list(values) for name, values in table.data.items()}
-
-
-def points(line: Any) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
-
-
-def named(axes: Any, label: str) -> Any:
-    [found] = [line for line in axes.lines if line.get_label() == label]
-    return found
-
-
-def marks(axes: Any, marker: str, colour: str) -> list[tuple[float, float]]:
-    own = [line for line in axes.lines if (line.get_marker(), line.get_color()) == (marker, colour)]
-    return [point for line in own for point in points(line)]
-
-
-def close(found: Any, expected: Any) -> bool:
-    return np.shape(found) == np.shape(expected) and np.allclose(found, expected)
 
 
 def check_bars(container: Any, colour: str, expected: Any) -> None:

@@ -75,6 +75,9 @@ REFUSED: list[tuple[tuple[str, ...], dict[str, object], str]] = [
     (("mnist",), {"validation": 0.99}, "validation|held out"),
     (("share",), {"shares": (0.5, 1.2)}, r"share must lie in \[0, 1\], not 1\.2"),
     (("share",), {"shares": (0.5, -0.2)}, r"share must lie in \[0, 1\], not -0\.2"),
+    # Before the generator is learned whose images they would be a share of.
+    (("share",), {"shares": (1.0, 1e-6)}, "share of 1e-06 of .* images is none of them"),
+    (("share",), {"shares": (0.5, 0.9999)}, "share of 0.9999 of .* images is all of them"),
     (("defences",), {"attack_steps": 0}, "attack_steps must be at least 1, not 0"),
     (("defences",), {"share": 1.2}, r"share must lie in \(0, 1\], not 1\.2"),
     (("defences",), {"share": 0.0}, r"share must lie in \(0, 1\], not 0\.0"),

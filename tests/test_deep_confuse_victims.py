@@ -349,7 +349,7 @@ def test_every_network_that_an_attack_is_measured_with_has_a_last_hidden_layer()
 
 
 def test_switches_begin_from_maxima_and_lead_to_the_network_of_the_other_pages():
-    """Two switches make of it the text's network as every other experiment has it by default."""
+    """Two switches make of it the network that every other experiment has by default."""
     config = EXPERIMENTS["deep_confuse/switches"].configure(profile="paper")
     plain, completed = (
         with_options(config, SWITCHES[name]).model

@@ -414,6 +414,15 @@ def test_a_look_uses_no_dropout_and_leaves_network_and_random_state_as_they_were
     assert torch.allclose(first, objective_in(plain, images, targets, procedure))
 
 
+def test_a_request_is_checked_without_moving_the_random_state(scene):
+    """The check passes images through the networks, whose dropout is on while crafting."""
+    nets = substitutes(dropout=0.5)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    crafted(scene, replace(SHORT, dropout=True, iterations=1), nets)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def watching(count=2):
     """Networks that the poisons are not crafted with, of other weights and with dropout."""
     return [

@@ -1,16 +1,14 @@
 """The Spectral Signatures figures and tables show what their records say, each in its place."""
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from figure_readers import close, marks, named, points, summed_up
 from matplotlib.colors import to_hex
 
 from poisonkit.claims.spectral_signatures import VIEWS
-from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.spectral_signatures.limits import FACTORS
 from poisonkit.figures import spectral_signatures as figures
 from poisonkit.plots import COLOURS
@@ -19,36 +17,11 @@ from poisonkit.store import Json, Record
 
 
 def made(name: str, trials: list[Json], arrays: Json | None = None, **config: Any) -> Record:
-    """A record of these trials, summed up as the experiment of that name does."""
-    summary = EXPERIMENTS[f"spectral_signatures/{name}"].summarise
-    metrics = {"trials": trials, **summary(SimpleNamespace(**config), trials)}
-    about: Json = {"config": config, "metrics": metrics, "provenance": {}, "digest": ""}
-    record = Record(experiment=name, version=1, path=Path(), **about)
-    vars(record)["arrays"] = arrays or {}  # read from no file
-    return record
+    return summed_up(f"spectral_signatures/{name}", trials, arrays, **config)
 
 
 def lines(table: Any) -> list[list[object]]:
     return [list(row) for row in table.data.values]
-
-
-def points(line: Any) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
-
-
-def named(axes: Any, label: str) -> Any:
-    [found] = [line for line in axes.lines if line.get_label() == label]
-    return found
-
-
-def marks(axes: Any, marker: str, colour: str) -> list[tuple[float, float]]:
-    """The points drawn with a marker, or the ends of plain lines if it is "None"."""
-    own = [line for line in axes.lines if (line.get_marker(), line.get_color()) == (marker, colour)]
-    return [point for line in own for point in points(line)]
-
-
-def close(found: Any, expected: Any) -> bool:
-    return np.shape(found) == np.shape(expected) and np.allclose(found, expected)
 
 
 def check_band(band: Any, expected: Any) -> None:

@@ -201,6 +201,15 @@ def test_a_rate_far_too_high_is_named_in_the_error(make_images):
 # Requests that cannot be met ----------------------------------------------------------------
 
 
+def test_a_checkpoint_after_every_zero_epochs_is_refused_before_the_training(make_images):
+    images = make_images(50)
+    model = small_net(images)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(PoisonkitError, match="checkpoint_every must be at least 1, not 0"):
+        fit(model, images, Recipe(epochs=1), seed=0, checkpoint_every=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def test_empty_sets_and_other_devices_are_errors(make_images):
     images = make_images(50)
     model, none = small_net(images), images.select(torch.arange(0))

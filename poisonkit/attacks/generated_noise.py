@@ -1,7 +1,6 @@
 """What a learned noise generator does to images; saving it, and reading it back."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from poisonkit.bounds import levels, round_within
 from poisonkit.data import image_files, read_image
 from poisonkit.devices import choose_device
 from poisonkit.errors import PoisonkitError
+from poisonkit.files import whole_folder
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import evaluating
 from poisonkit.models.generators import NoiseGenerator, build_generator, check_shape
@@ -65,35 +65,27 @@ def perturb_folder(generator: NoiseGenerator, folder: str | Path, out: str | Pat
         would get the same name.
     """
     folder, out = Path(folder), Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise PoisonkitError(f"{out} is not empty; give a new folder")
-    # Under another name until it is whole.
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    paths = image_files(folder)
-    if not paths:
-        raise PoisonkitError(f"no images in {folder}")
-    places = [partial / path.relative_to(folder).with_suffix(".png") for path in paths]
-    if twice := {str(place) for place in places if places.count(place) > 1}:
-        named = out / Path(min(twice)).relative_to(partial)
-        raise PoisonkitError(f"several images would become {named}; rename one of them")
     first = next(generator.parameters())
     mode = "L" if first.shape[1] == 1 else "RGB"
     fitting = set[torch.Size]()
-    for path, place in zip(paths, places, strict=True):
-        pixels = np.asarray(read_image(path, mode=mode))
-        x = torch.tensor(pixels, device=first.device).reshape(*pixels.shape[:2], -1)
-        x = x.permute(2, 0, 1)[None]
-        # The check makes noise for a blank image: as much work as the image itself.
-        if x.shape not in fitting:
-            check_fit(generator, x)
-            fitting.add(x.shape)
-        noisy = _perturb(generator, x)[0].permute(1, 2, 0)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy.cpu().numpy().squeeze()).save(place)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    with whole_folder(out) as partial:
+        paths = image_files(folder)
+        if not paths:
+            raise PoisonkitError(f"no images in {folder}")
+        names = [path.relative_to(folder).with_suffix(".png") for path in paths]
+        if twice := {str(out / name) for name in names if names.count(name) > 1}:
+            raise PoisonkitError(f"several images would become {min(twice)}; rename one of them")
+        for path, name in zip(paths, names, strict=True):
+            pixels = np.asarray(read_image(path, mode=mode))
+            x = torch.tensor(pixels, device=first.device).reshape(*pixels.shape[:2], -1)
+            x = x.permute(2, 0, 1)[None]
+            # The check makes noise for a blank image: as much work as the image itself.
+            if x.shape not in fitting:
+                check_fit(generator, x)
+                fitting.add(x.shape)
+            noisy = _perturb(generator, x)[0].permute(1, 2, 0)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noisy.cpu().numpy().squeeze()).save(partial / name)
     return len(paths)
 
 
@@ -179,7 +171,7 @@ def load_generator(path: Path, *, device: torch.device | str = "cpu") -> NoiseGe
         raise PoisonkitError(f"{path} does not say its {', '.join(sorted(missing))}")
     return _rebuilt(
         about["generator"], about["channels"], about["options"], state, about["epsilon"]
-    ).to(choose_device(str(device)))
+    ).to(choose_device(device))
 
 
 def _rebuilt(

@@ -155,8 +155,8 @@ def verdicts(*experiments: str, store: Store | None = None) -> Html:
             "Verdict": f"{VERDICT_MARKS[judgement.verdict]} {judgement.verdict}",
             "Reported": judgement.show_reported(),
             "Measured": judgement.show_measured(),
-            "Runs": judgement.outcome.n if judgement.outcome else "-",
-            "Profile": judgement.record.profile if judgement.record else "-",
+            "Runs": judgement.n or "-",
+            "Profile": judgement.profile or "-",
             "Rule": letters[judgement.exhibit_of.rule],
         }
         for judgement in judged
@@ -192,8 +192,8 @@ def scorecard(paper: str) -> Styler:
                 "Verdict": f"{VERDICT_MARKS[judgement.verdict]} {judgement.verdict}",
                 "Reported": judgement.show_reported(),
                 "Measured [interval]": judgement.show_measured(),
-                "Runs": judgement.outcome.n if judgement.outcome else "-",
-                "Profile": judgement.record.profile if judgement.record else "-",
+                "Runs": judgement.n or "-",
+                "Profile": judgement.profile or "-",
             }
         )
     return plain(pd.DataFrame(rows))

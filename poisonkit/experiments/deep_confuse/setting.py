@@ -281,7 +281,7 @@ def profiles_of(
     """Return the profiles for a data set, each with options of an experiment's own.
 
     Unlike in the other chapters, ``paper`` stands over what the chapter's ``quick`` and
-    ``small`` share: the switches begin from another network at every scale.
+    ``small`` share: ``switches`` and ``network`` attack another network at every scale.
     """
     return {
         "quick": {**PAPER[dataset], **QUICK, **(paper or {}), **(quick or {})},

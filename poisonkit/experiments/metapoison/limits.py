@@ -158,8 +158,7 @@ def _target_units(config: TargetsConfig) -> list[Json]:
 
 def _of_target(config: TargetsConfig, unit: Json, context: Context) -> TargetsConfig:
     """Fix the classes of the first pair, and the target."""
-    train = context.load(config.dataset, "train", image_size=config.image_size)
-    test = context.load(config.dataset, "test", image_size=config.image_size)
+    train, test = context.both(config.dataset, image_size=config.image_size)
     pair = draw_pair(replace(config, poisons=1), train, test, 0)
     return replace(
         config,
