@@ -11,6 +11,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.metapoison.pairs import begin, draw_pair
 from poisonkit.experiments.metapoison.setting import (
     ROUNDED_VARIANTS,
+    SHORTER,
     VARIANTS,
     MetaConfig,
     always_rounded,
@@ -120,7 +121,7 @@ LIMITS = Experiment(
     version=2,
     config=LimitsConfig,
     profiles=profiles_of(
-        paper={"pairs": 2}, quick={"poisons": 30}, small={"pairs": 3, "poisons": 200}
+        paper={"pairs": 2}, quick={"poisons": 30}, small={**SHORTER, "pairs": 3, "poisons": 200}
     ),
     variants=ROUNDED_VARIANTS,
     units=_units,
@@ -191,7 +192,7 @@ TARGETS = Experiment(
     profiles=profiles_of(
         paper={"pairs": 1, "victims": 1},
         quick={"victims": 1, "tried": 4},
-        small={"pairs": 1, "victims": 1, "tried": 6},
+        small={**SHORTER, "pairs": 1, "victims": 1, "tried": 6},
     ),
     variants=VARIANTS,
     units=_target_units,

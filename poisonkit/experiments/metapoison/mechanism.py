@@ -18,6 +18,7 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import (
     ROUNDED_VARIANTS,
+    SHORTER,
     MetaConfig,
     always_rounded,
     profiles_of,
@@ -268,7 +269,7 @@ MECHANISM = Experiment(
     profiles=profiles_of(
         paper={"pairs": 2, "victims": 4},
         quick={"pairs": 2, "arrows": 6, "collided": 10, "iterations": 200, "victims": 2},
-        small={"pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
+        small={**SHORTER, "pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
     ),
     variants=ROUNDED_VARIANTS,
     units=runs,

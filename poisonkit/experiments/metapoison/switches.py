@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from poisonkit.errors import unknown
-from poisonkit.experiments.metapoison.setting import RELEASED, MetaConfig, profiles_of
+from poisonkit.experiments.metapoison.setting import RELEASED, SHORTER, MetaConfig, profiles_of
 from poisonkit.experiments.metapoison.variations import one_at_a_time
 from poisonkit.experiments.metapoison.victims import runs
 from poisonkit.experiments.settings import refuse_repeats, with_options
@@ -99,6 +99,7 @@ SWITCHING = one_at_a_time(
         # Every switch crafts anew, a quarter of an hour and more for each pair. The number of
         # poisons is that of ``metapoison/limits``, whose poisons and victims are shared.
         small={
+            **SHORTER,
             "pairs": 2,
             "victims": 4,
             "poisons": 200,

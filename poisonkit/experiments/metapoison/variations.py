@@ -11,6 +11,7 @@ from poisonkit.errors import PoisonkitError, unknown
 from poisonkit.experiments.metapoison.pairs import begin
 from poisonkit.experiments.metapoison.setting import (
     ROUNDED_VARIANTS,
+    SHORTER,
     VARIANTS,
     MetaConfig,
     profiles_of,
@@ -112,7 +113,7 @@ BUDGET = one_at_a_time(
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={"budgets": (15, 30, 60)},
-        small={"pairs": 3, "budgets": (50, 200, 500)},
+        small={**SHORTER, "pairs": 3, "budgets": (50, 200, 500)},
     ),
 )
 
@@ -192,7 +193,7 @@ TRAINING = one_at_a_time(
     profiles=profiles_of(
         paper={"pairs": 2},
         quick={"networks": ("resnet8", "five_block_cnn"), "padding": 1, "mirrored": False},
-        small={"pairs": 3, "networks": ("resnet8", "small_cnn")},
+        small={**SHORTER, "pairs": 3, "networks": ("resnet8", "small_cnn")},
     ),
     victims_only=True,
 )
@@ -238,5 +239,5 @@ SCENARIO = one_at_a_time(
     summary="Figure 6c: one target, a label that no poison has, several targets at once",
     config=ScenarioConfig,
     units=_scenario_units,
-    profiles=profiles_of(quick={"several": 2}, small={"pairs": 3, "several": 2}),
+    profiles=profiles_of(quick={"several": 2}, small={**SHORTER, "pairs": 3, "several": 2}),
 )
