@@ -9,7 +9,7 @@ run resumed from a checkpoint continues exactly where the unbroken run would be.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -107,12 +107,14 @@ class Epoch:
     loss, accuracy : means over the (augmented) training images.
     seconds : the time it took, what is watched included.
     watched : what was to be watched, after the epoch.
+    between : the same after single steps of it, with the number of each ``step``.
     """
 
     loss: float
     accuracy: float
     seconds: float
     watched: dict[str, float] = field(default_factory=dict)
+    between: list[dict[str, float]] = field(default_factory=list)
 
 
 class Sampler:
@@ -166,6 +168,7 @@ def fit(
     seed: int,
     transform: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
     watch: Mapping[str, ImageSet | Measure] | None = None,
+    watch_after: Collection[int] = (),
     statistics: Literal["batch", "running"] = "batch",
     checkpoint: Path | None = None,
     checkpoint_every: int = 1,
@@ -185,6 +188,7 @@ def fit(
         [0, 1] and their labels; after crops and flips.
     watch : what is measured after each epoch: the accuracy on images in eval mode, or
         a number that a function reads off the model.
+    watch_after : the same is measured after these steps, too, counted from the first one, 1.
     statistics : ``batch`` trains as usual; ``running`` normalises by the running averages,
         which stay as they are, and leaves dropout off, to fine-tune a trained network.
     checkpoint : safetensors file that holds the state every ``checkpoint_every``
@@ -227,6 +231,12 @@ def fit(
         optimizer.step()
         return loss.detach() * len(y), (logits.detach().argmax(1) == y).sum()
 
+    def watched() -> dict[str, float]:
+        return {
+            name: evaluate(model, other) if isinstance(other, ImageSet) else other(model)
+            for name, other in (watch or {}).items()
+        }
+
     take_step = Recorded(one_step)
     total = recipe.epochs * sampler.steps
     bar = tqdm(
@@ -244,6 +254,7 @@ def fit(
             model.train(statistics == "batch")
             losses = torch.zeros(sampler.steps, device=device)
             correct = torch.zeros((), device=device)
+            between: list[dict[str, float]] = []
             for step, (x, y) in enumerate(sampler.epoch(number)):
                 done = number * sampler.steps + step
                 _set_rate(optimizer, recipe.rate_at(done / total))
@@ -253,14 +264,14 @@ def fit(
                 correct += right
                 if step % 50 == 49 or step == sampler.steps - 1:
                     _check_finite(losses[: step + 1], number * sampler.steps, recipe)
+                if done + 1 in watch_after:
+                    between.append({"step": done + 1, **watched()})
                 bar.update()
             result = Epoch(
                 loss=float(losses.sum()) / len(images),
                 accuracy=float(correct) / len(images),
-                watched={
-                    name: evaluate(model, other) if isinstance(other, ImageSet) else other(model)
-                    for name, other in (watch or {}).items()
-                },
+                watched=watched(),
+                between=between,
                 seconds=time.perf_counter() - start,
             )
             history.append(result)

@@ -36,6 +36,7 @@ OWN: dict[str, Options] = {
         "classifiers": ("original", "support vector machine"),
     },
     "label_map": {"image_size": 16},
+    "first_steps": {"looks": 3, "looked_at": 5},
     "defences": {},
     "switches": {
         "image_size": 16,

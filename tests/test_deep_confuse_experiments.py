@@ -1,5 +1,6 @@
 """The Deep Confuse experiments: their trials, and what their records hold."""
 
+import itertools
 import json
 import statistics
 from dataclasses import replace
@@ -11,6 +12,7 @@ from deep_confuse_laboratory import ATTACKS, OWN, DeepConfuseLaboratory, configu
 
 from poisonkit.data import load
 from poisonkit.experiments import EXPERIMENTS, run
+from poisonkit.experiments.deep_confuse.first_steps import steps_looked_at
 from poisonkit.experiments.deep_confuse.switches import SWITCHES
 from poisonkit.experiments.deep_confuse.transfer import _attacked
 from poisonkit.experiments.settings import as_json
@@ -159,6 +161,60 @@ def test_a_row_of_a_victim_is_the_mean_of_its_own_trials(name, key, laboratory):
         for kind in ("clean", "perturbed"):
             summary = {"mean": row[kind], "deviation": row[f"{kind}_deviation"]}
             assert is_summary(summary, [trial[kind] for trial in own])
+
+
+@pytest.mark.parametrize("looks", [1, 3, 12])
+@pytest.mark.parametrize("total", [1, 9, 10, 5628])
+def test_a_training_is_looked_at_as_often_in_every_tenfold_of_steps(looks, total):
+    steps = steps_looked_at(total, looks)
+    assert steps == sorted(set(steps))
+    assert steps[0] == 1
+    assert steps[-1] == total
+    for low in (10, 100, 1000):
+        if total > 10 * low:
+            assert len([step for step in steps if low <= step < 10 * low]) == looks
+    if total > 10:
+        ratios = [b / a for a, b in itertools.pairwise(steps[:-1]) if a >= 100]
+        assert ratios == pytest.approx([10 ** (1 / looks)] * len(ratios), rel=0.01)
+
+
+def test_a_first_steps_record_ends_in_the_networks_of_table_1(laboratory):
+    attacked = laboratory.record("mnist").metrics["trials"]
+    metrics = laboratory.record("first_steps").metrics
+    trials = metrics["trials"]
+    assert [trial["way"] for trial in trials] == ["as in Table 1"] * 2 + [
+        "gradient descent",
+        "gradient descent",
+        "with momentum",
+        "with momentum",
+    ]
+    for trial in trials:
+        # 300 images in batches of 64, three epochs; the last of them ends at 15.
+        assert trial["steps"] == [1, 2, 5, 10, 15]
+        assert trial["tested"] == {"clean": len(load("digits", split="test")), "perturbed": 50}
+    for trial, table in zip(trials[:2], attacked, strict=True):
+        clean = dict(zip(trial["steps"], trial["clean"], strict=True))
+        assert [clean[5], clean[10], clean[15]] == table["perturbed"]["test"]
+    assert len({tuple(trial["clean"]) for trial in trials}) == 6
+
+
+def test_the_lowest_accuracy_is_looked_for_once_the_noise_is_learned():
+    """Not among networks that know nothing yet, which are at the level of guessing."""
+    config = configure("first_steps", ways=("with momentum",))
+    about = {"way": "with momentum", "steps": [1, 2, 4, 8, 16], "steps_in_epoch": 4}
+    runs = [
+        {**about, "clean": [0.0, 0.2, 0.1, 0.3, 0.4], "perturbed": [0.1, 0.3, 0.6, 0.9, 1.0]},
+        {**about, "clean": [0.0, 0.2, 0.3, 0.0, 0.6], "perturbed": [0.1, 0.5, 0.8, 0.9, 1.0]},
+    ]
+    [row] = EXPERIMENTS["deep_confuse/first_steps"].summarise(config, runs)["rows"]
+    for name, step, clean, perturbed in (
+        ("lowest", 8, (0.3, 0.0), (0.9, 0.9)),
+        ("first_epoch", 4, (0.1, 0.3), (0.6, 0.8)),
+        ("last", 16, (0.4, 0.6), (1.0, 1.0)),
+    ):
+        assert row[name]["step"] == step
+        assert is_summary(row[name]["clean"], [*clean])
+        assert is_summary(row[name]["perturbed"], [*perturbed])
 
 
 def test_the_table_says_of_every_switch_what_it_changes(laboratory):

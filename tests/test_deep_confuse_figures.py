@@ -239,6 +239,73 @@ def test_the_label_maps_table_tells_accuracy_from_hit_rate_and_ours_from_the_pap
     assert found["Images perturbed for the label map"] == ["77 %", "81 %", "88 %"]
 
 
+def stepped(dataset: str) -> Record:
+    """Two runs of one way, the second a tenth above the first, and one of another."""
+    clean, perturbed = (0.2, 0.15, 0.02, 0.3), (0.1, 0.4, 0.6, 0.9)
+    trials = [
+        {
+            "way": way,
+            "steps": [1, 3, 6, 9],
+            "steps_in_epoch": 3,
+            "clean": [value + more for value in clean],
+            "perturbed": [value + more for value in perturbed],
+        }
+        for way, more in (("gradient descent", 0.0), ("gradient descent", 0.1), ("other", 0.05))
+    ]
+    ways = ["gradient descent", "other"]
+    return made("first_steps", trials, None, dataset=dataset, ways=ways)
+
+
+def test_steps_are_means_on_the_left_and_single_runs_over_each_other_on_the_right() -> None:
+    record = stepped("mnist")
+    left, right = figures.steps_figure(record).axes
+    assert left.get_xscale() == "log"
+    runs = record.metrics["trials"]
+    first, second = class_colours(2)
+    own = [line for line in left.lines if line.get_color() == first]
+    styles = {line.get_linestyle(): points(line) for line in own}
+    for kind, style in (("clean", "-"), ("perturbed", "--")):
+        means = [50 * sum(both) for both in zip(runs[0][kind], runs[1][kind], strict=True)]
+        assert close(styles[style], list(zip([1, 3, 6, 9], means, strict=True)))
+    # The ends of the first two epochs and of the training.
+    ends = {line.get_xdata()[0] for line in left.lines if line.get_linestyle() == ":"}
+    assert ends == {3, 6, 9}
+    assert {text.get_text() for text in left.texts} == {"1", "2", "3"}
+    for colour, of in ((first, runs[:2]), (second, runs[2:])):
+        drawn = [
+            points(line)
+            for line in right.lines
+            if line.get_color() == colour and len(points(line)) == 4
+        ]
+        planes = [
+            [(100 * x, 100 * y) for x, y in zip(run["perturbed"], run["clean"], strict=True)]
+            for run in of
+        ]
+        assert close(drawn, planes)
+        assert close(marks(right, "s", colour), [plane[-1] for plane in planes])
+    # The paper's curves need no unit there.
+    told = FIGURE_8["mnist"]
+    paper = named(right, "paper, by iteration")
+    assert close(points(paper), [(told["train"][k], told["test"][k]) for k in told["train"]])
+    for text in right.texts:
+        step = int(text.get_text())
+        assert text.xy == (told["train"][step], told["test"][step])
+    assert len(right.texts) == 3
+    assert not figures.steps_figure(stepped("digits")).axes[1].texts
+
+
+def test_the_table_of_steps_has_the_lowest_accuracy_and_two_ends() -> None:
+    found = columns(figures.steps_table(stepped("mnist")))
+    after = ["fewest clean images right*: step 6", "one epoch: step 3", "3 epochs: step 9"]
+    assert found["Trained"] == ["gradient descent"] * 3 + ["other"] * 3
+    assert found["After"] == after * 2
+    assert found["Clean test images"] == [
+        "7.00 ± 7.07 %", "20.00 ± 7.07 %", "35.00 ± 7.07 %", "7.00 %", "20.00 %", "35.00 %",
+    ]  # fmt: skip
+    assert found["Perturbed training images"][:2] == ["65.00 ± 7.07 %", "45.00 ± 7.07 %"]
+    assert found["Runs"] == [2, 2, 2, 1, 1, 1]
+
+
 #: In percent: two runs of the upper row, and one of the lower.
 RUNS = {"clean": (90, 92, 85), "perturbed": (20, 26, 31)}
 

@@ -183,6 +183,40 @@ def test_a_run_broken_off_inside_an_epoch_repeats_that_epoch(make_images, tmp_pa
     assert same(weights(resumed), weights(unbroken))
 
 
+def test_a_look_between_two_steps_changes_nothing_and_sees_the_weights_there(make_images, tmp_path):
+    def die(logits):
+        raise Killed
+
+    def norm(network: nn.Module) -> float:
+        return float(network.body[0].weight.detach().norm())
+
+    def stop(number, epoch):
+        if number == 2:
+            raise Killed
+
+    images = make_images(50)  # four steps an epoch
+    plain, watched, stopped = (Breaks(small_net(images), at=-1, act=None) for _ in range(3))
+    stopped.at, stopped.act = 6, die
+    fit(plain, images, SHORT, seed=2)
+    with pytest.raises(Killed):
+        fit(stopped, images, SHORT, seed=2)
+    options = {
+        "seed": 2,
+        "watch": {"norm": norm, "right": images},
+        "watch_after": (1, 6, 8, 9, 99),
+        "checkpoint": tmp_path / "state.safetensors",
+    }
+    with pytest.raises(Killed):
+        fit(Breaks(small_net(images), at=-1, act=None), images, SHORT, on_epoch=stop, **options)
+    history = fit(watched, images, SHORT, **options)
+    assert same(weights(watched), weights(plain))
+    looks = [epoch.between for epoch in history]
+    assert [[look["step"] for look in own] for own in looks] == [[1], [6, 8], [9], []]
+    assert looks[1][0]["norm"] == norm(stopped) != looks[1][1]["norm"]
+    assert looks[1][1] == {"step": 8, **history[1].watched}
+    assert history[1].watched.keys() == {"norm", "right"}
+
+
 @pytest.mark.parametrize("step", [0, 52, 71, 100])
 def test_a_loss_that_turns_nan_stops_the_training_and_names_the_step(step, make_images):
     images = make_images(72)

@@ -1,7 +1,7 @@
 """What trials share: where they find data, trained networks, and what these cost."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -171,6 +171,7 @@ def training_of(
     transform: Transform | None = None,
     like: ImageSet | None = None,
     watch: Mapping[str, ImageSet | Measured] | None = None,
+    watch_after: Sequence[int] = (),
     options: Mapping[str, int] | None = None,
 ) -> tuple[Classifier, Json]:
     """Return a trained network in eval mode, and the course of its training.
@@ -182,11 +183,13 @@ def training_of(
     ----------
     like : images whose statistics the network standardises its input by, if not those
         that it is trained on.
+    watch_after : see :func:`~poisonkit.training.fit`.
 
     Returns
     -------
     The network; ``loss`` and ``accuracy``, one number an epoch, and, for each name in
-    ``watch``, the accuracy on those images or what was to be measured.
+    ``watch``, the accuracy on those images or what was to be measured; with ``watch_after``
+    also ``between``, what was measured after these steps.
     """
     options = dict(options or {})
     network = create(model, like=like or images, seed=seed, standardise=standardise, **options)
@@ -209,6 +212,8 @@ def training_of(
             name: other.checksum if isinstance(other, ImageSet) else other.about
             for name, other in watch.items()
         }
+    if watch_after:
+        spec["watch_after"] = [*watch_after]
 
     def train(scratch: Path) -> tuple[Json, dict[str, Tensor]]:
         history = fit(
@@ -221,17 +226,20 @@ def training_of(
                 name: other if isinstance(other, ImageSet) else other.read
                 for name, other in (watch or {}).items()
             },
+            watch_after=watch_after,
             checkpoint=scratch / "checkpoint.safetensors",
             progress=context.progress,
             label=label,
         )
-        numbers = {
+        numbers: Json = {
             "loss": [epoch.loss for epoch in history],
             "accuracy": [epoch.accuracy for epoch in history],
             "seconds": sum(epoch.seconds for epoch in history),
         }
         for name in watch or ():
             numbers[name] = [epoch.watched[name] for epoch in history]
+        if watch_after:
+            numbers["between"] = [look for epoch in history for look in epoch.between]
         return numbers, dict(network.state_dict())
 
     artefact = context.artefact("networks", spec, train, cost)

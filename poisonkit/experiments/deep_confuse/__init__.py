@@ -2,6 +2,7 @@
 
 from poisonkit.experiments.deep_confuse.attack import CIFAR10, IMAGENET2, MNIST, NETWORK
 from poisonkit.experiments.deep_confuse.defences import DEFENCE
+from poisonkit.experiments.deep_confuse.first_steps import FIRST_STEPS
 from poisonkit.experiments.deep_confuse.label_map import LABEL_MAP, NETWORK_LABEL_MAP
 from poisonkit.experiments.deep_confuse.setting import ConfuseConfig
 from poisonkit.experiments.deep_confuse.strength import (
@@ -32,6 +33,7 @@ ALL = (
     TRANSFER,
     TRANSFER_CIFAR10,
     TRANSFER_IMAGENET2,
+    FIRST_STEPS,
     LABEL_MAP,
     DEFENCE,
     SWITCHING,

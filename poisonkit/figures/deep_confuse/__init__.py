@@ -6,6 +6,7 @@ from poisonkit.figures.deep_confuse.accuracy import (
     noise_table,
     trials_figure,
 )
+from poisonkit.figures.deep_confuse.first_steps import steps_figure, steps_table
 from poisonkit.figures.deep_confuse.label_map import (
     confusion_figure,
     draw_confusion,
@@ -45,6 +46,8 @@ __all__ = [
     "noise_figure",
     "noise_table",
     "share_figure",
+    "steps_figure",
+    "steps_table",
     "switches_figure",
     "switches_table",
     "transfer_figure",
