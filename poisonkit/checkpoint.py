@@ -15,7 +15,7 @@ from poisonkit.files import whole_file
 
 
 def save(
-    path: Path,
+    path: str | Path,
     model: nn.Module,
     optimizer: optim.Optimizer,
     history: Sequence[dict[str, Any]],
@@ -34,12 +34,12 @@ def save(
             if value is not None:
                 tensors[f"optimizer.{index}.{key}"] = value
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    with whole_file(path) as partial:
+    with whole_file(Path(path)) as partial:
         save_file(tensors, partial, metadata={"history": json.dumps(history), "run": run})
 
 
 def restore(
-    path: Path | None, model: nn.Module, optimizer: optim.Optimizer, run: str
+    path: str | Path | None, model: nn.Module, optimizer: optim.Optimizer, run: str
 ) -> list[dict[str, Any]]:
     """Put model and optimizer back into the state that was saved, and return the history.
 
@@ -50,7 +50,7 @@ def restore(
     PoisonkitError
         If the file is damaged or of another run.
     """
-    if path is None or not path.exists():
+    if path is None or not Path(path).exists():
         return []
     try:
         with safe_open(path, framework="pt") as file:

@@ -43,7 +43,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     split: str = "train",
     root: str | Path | None = None,
@@ -51,6 +51,7 @@ def load(
     device: torch.device | str = "cpu",
     image_size: int | None = None,
     classes: Sequence[str] | None = None,
+    grey: bool = False,
 ) -> ImageSet:
     """Load one split of a data set.
 
@@ -58,7 +59,7 @@ def load(
     ----------
     name : ``digits`` (bundled with scikit-learn, 16 x 16 by default), ``mnist``,
         ``cifar10``, ``imagenet2`` (two class folders of an ImageNet-style tree)
-        or ``folder:PATH`` (a user's own images, one folder a class).
+        or ``folder:PATH`` (a user's own images, one folder a class; a ``Path`` is that, too).
     split : ``train`` or ``test``.
     root : folder that holds the data, see :func:`data_root`.
     download : fetch what is missing; only MNIST and CIFAR-10 can be fetched.
@@ -66,6 +67,7 @@ def load(
     image_size : side in pixels to which images are resized; by default images
         keep their size (which must then be the same for all).
     classes : the two folders of ``imagenet2``; None is the paper's pair.
+    grey : whether a user's own images get one channel instead of three.
 
     Raises
     ------
@@ -73,12 +75,15 @@ def load(
         If the data are missing, incomplete or corrupt, or an option does not belong to them.
         Other data are never put in their place.
     """
+    name = f"folder:{name}" if isinstance(name, Path) else name
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     if download and name not in ("mnist", "cifar10"):
         raise DataError(f"{name} cannot be fetched, only mnist and cifar10 can")
     if classes is not None and name != "imagenet2":
         raise DataError(f"classes are for imagenet2 alone, not for {name}; use ImageSet.select")
+    if grey and not name.startswith("folder:"):
+        raise DataError(f"grey is for a folder of your own images, not for {name}")
     folder, device = data_root(root), choose_device(device)
     if name == "digits":
         images = _digits(split)
@@ -88,7 +93,8 @@ def load(
     elif name == "imagenet2":
         images = _imagenet2(split, folder, tuple(classes or IMAGENET2_CLASSES), image_size)
     elif name.startswith("folder:"):
-        images = _own_folder(Path(name.removeprefix("folder:")).expanduser(), split, image_size)
+        path = Path(name.removeprefix("folder:")).expanduser()
+        images = _own_folder(path, split, image_size, mode="L" if grey else "RGB")
     else:
         raise unknown("data set", name, NAMES)
     if image_size and images.image_size != (image_size, image_size):
@@ -188,7 +194,7 @@ def _imagenet2(
     )
 
 
-def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
+def _own_folder(folder: Path, split: str, image_size: int | None, *, mode: str) -> ImageSet:
     """``PATH/train`` and ``PATH/test`` (or ``val``); without them a fifth of PATH is the test."""
     if not folder.is_dir():
         raise DataError(f"folder:{folder} does not exist; give a folder with one folder a class")
@@ -204,9 +210,9 @@ def _own_folder(folder: Path, split: str, image_size: int | None) -> ImageSet:
                 f"folder:{folder}: {test.name}/ has {', '.join(sorted(odd))}, train/ has not"
             )
         tree = folder / "train" if split == "train" else test
-        return _read_tree(tree, classes, f"folder:{folder}", image_size)
+        return _read_tree(tree, classes, f"folder:{folder}", image_size, mode=mode)
     classes = _class_folders(folder)
-    images = _read_tree(folder, classes, f"folder:{folder}", image_size)
+    images = _read_tree(folder, classes, f"folder:{folder}", image_size, mode=mode)
     for label, name in enumerate(classes):
         if (count := len(images.indices_of(label))) < 3:
             raise DataError(
@@ -246,7 +252,9 @@ def read_image(path: Path, *, mode: str = "RGB") -> Image.Image:
         raise DataError(f"{path} cannot be read as an image ({error})") from error
 
 
-def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int | None) -> ImageSet:
+def _read_tree(
+    tree: Path, classes: tuple[str, ...], name: str, image_size: int | None, *, mode: str = "RGB"
+) -> ImageSet:
     if not classes:
         raise DataError(f"{name}: {tree} holds no class folders")
     x, y = [], []
@@ -255,7 +263,7 @@ def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int 
         if not paths:
             raise DataError(f"{name}: no images in {tree / class_name}")
         for path in paths:
-            image = read_image(path)
+            image = read_image(path, mode=mode)
             if image_size:
                 image = ImageOps.fit(image, (image_size, image_size))
             x.append(np.asarray(image))
@@ -265,8 +273,9 @@ def _read_tree(tree: Path, classes: tuple[str, ...], name: str, image_size: int 
                     f"{name}: {path} is {x[-1].shape[1]} x {x[-1].shape[0]} pixels, others are "
                     f"{x[0].shape[1]} x {x[0].shape[0]}; give image_size to resize them all"
                 )
+    shape = (len(x), *x[0].shape[:2])
     return ImageSet(
-        x=torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).contiguous(),
+        x=torch.from_numpy(np.stack(x)).reshape(*shape, -1).permute(0, 3, 1, 2).contiguous(),
         y=torch.tensor(y),
         class_names=classes,
         name=name,

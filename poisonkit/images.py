@@ -34,10 +34,20 @@ class ImageSet:
     name: str
 
     def __post_init__(self) -> None:
+        for what, values in (("images", self.x), ("labels", self.y)):
+            if not isinstance(values, Tensor):
+                raise DataError(
+                    f"{self.name}: {what} must be a torch tensor, not {type(values).__name__}"
+                )
         if self.x.dtype != torch.uint8 or self.x.ndim != 4:
             raise DataError(
                 f"{self.name}: images must be uint8 of shape [N, C, H, W], "
                 f"not {self.x.dtype} of shape {list(self.x.shape)}"
+            )
+        if self.x.shape[3] in (1, 3) and self.x.shape[1] not in (1, 3):
+            raise DataError(
+                f"{self.name}: images of shape {list(self.x.shape)} seem to have their channels "
+                "last; give x.permute(0, 3, 1, 2)"
             )
         if self.y.dtype != torch.int64 or self.y.shape != (len(self.x),):
             raise DataError(
@@ -90,8 +100,10 @@ class ImageSet:
         """Return the rows that carry a label, in the data set's order."""
         return torch.nonzero(self.y == label).flatten()
 
-    def select(self, rows: Tensor) -> "ImageSet":
-        """Return the given rows (indices or mask) as a data set of their own."""
+    def select(self, rows: Tensor | Sequence[int] | int) -> "ImageSet":
+        """Return the given rows (indices, one index or a mask) as a data set of their own."""
+        rows = torch.as_tensor(rows, device=self.device)
+        rows = rows.reshape(1) if rows.ndim == 0 else rows
         return replace(self, x=self.x[rows], y=self.y[rows])
 
     def merge(self, class_names: Sequence[str], *, into: str) -> "ImageSet":
@@ -145,11 +157,18 @@ class ImageSet:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
+def refuse_floats(x: Tensor) -> None:
+    """Raise an error if images are not uint8, whose values would be scaled once more."""
+    if x.dtype != torch.uint8:
+        raise DataError(f"images must be uint8, with values from 0 to 255, not {x.dtype}")
+
+
 def batches(x: Tensor, *, batch_size: int = 1000, even: bool = False) -> Iterator[Tensor]:
     """Yield uint8 images as float32 batches in [0, 1].
 
     ``even`` ones have equally many images, but for one, and at most ``batch_size``.
     """
+    refuse_floats(x)
     chunks = x.tensor_split(math.ceil(len(x) / batch_size)) if even else x.split(batch_size)
     for chunk in chunks:
         yield chunk.float().div_(255)

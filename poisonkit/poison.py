@@ -234,6 +234,23 @@ def _digest(image: Tensor) -> str:
     return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
+def must_be_image_set(targets: object) -> None:
+    """Refuse targets without their labels."""
+    if not isinstance(targets, ImageSet):
+        raise PoisonError(
+            "targets are an ImageSet, images with their labels such as test.select([7]), "
+            f"not {type(targets).__name__}"
+        )
+
+
+def whole_numbers(values: Sequence[int] | Tensor) -> list[int]:
+    """Return rows or labels, given in whatever way or one alone, as a list of ints."""
+    found = torch.as_tensor(values).reshape(-1)
+    if len(found) and (found.is_floating_point() or found.dtype == torch.bool):
+        raise PoisonError(f"rows and labels are whole numbers, not {found.dtype}")
+    return [int(value) for value in found.tolist()]
+
+
 def common_label(train: ImageSet, rows: Sequence[int]) -> int:
     """Return the label of training images that are to be poisoned, which must all have it.
 

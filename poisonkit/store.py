@@ -228,8 +228,9 @@ def default_store() -> Store:
     return Store(frozen=root / "results" if root else None, cache=cache_root())
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: str | Path) -> Record:
     """Read a record's JSON file; a broken one is an error that names it."""
+    path = Path(path)
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:

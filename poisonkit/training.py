@@ -170,7 +170,7 @@ def fit(
     watch: Mapping[str, ImageSet | Measure] | None = None,
     watch_after: Collection[int] = (),
     statistics: Literal["batch", "running"] = "batch",
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     checkpoint_every: int = 1,
     on_epoch: Callable[[int, Epoch], None] | None = None,
     progress: bool = False,

@@ -124,11 +124,23 @@ def test_images_of_the_wrong_type_and_labels_beyond_the_classes_are_refused(make
         replace(images, x=images.x.float())
     with pytest.raises(DataError, match=r"int64 of shape \[10\]"):
         replace(images, y=images.y[:-1])
+    with pytest.raises(DataError, match="labels must be a torch tensor, not ndarray"):
+        replace(images, y=images.y.numpy())
+    with pytest.raises(DataError, match=r"channels last; give x\.permute\(0, 3, 1, 2\)"):
+        replace(images, x=images.x.permute(0, 2, 3, 1))
     with pytest.raises(DataError, match="labels run from 0 to 2, but there are 2 classes"):
         replace(images, class_names=("a", "b"))
     with pytest.raises(PoisonkitError, match="known: class 0, class 1, class 2"):
         images.label_of("ship")
     assert images.label_of("class 2") == images.label_of(2) == 2
+
+
+def test_rows_are_chosen_by_whatever_numbers_or_by_a_mask(make_images):
+    images = make_images(10)
+    for rows in (torch.tensor([7]), [7], np.array([7]), 7, torch.tensor(7), torch.arange(10) == 7):
+        found = images.select(rows)
+        assert torch.equal(found.x, images.x[7:8])
+        assert torch.equal(found.y, images.y[7:8])
 
 
 # What is missing or unknown -----------------------------------------------------------------
@@ -237,6 +249,17 @@ def test_grey_images_become_three_equal_channels(tmp_path):
     images = load(f"folder:{tmp_path}")
     for channel in range(3):
         assert np.array_equal(images.x[:, channel].numpy(), arrays)
+
+
+def test_grey_images_may_keep_their_one_channel_and_a_path_is_a_folder(tmp_path):
+    arrays = write_tree(tmp_path / "train", {"asp": 2, "owl": 1}, mode="L")
+    write_tree(tmp_path / "val", {"asp": 1, "owl": 1}, mode="L")
+    images = load(tmp_path, grey=True)
+    assert images.name == f"folder:{tmp_path}"
+    assert images.channels == 1
+    assert np.array_equal(images.x[:, 0].numpy(), arrays)
+    with pytest.raises(DataError, match="grey is for a folder of your own images, not for digits"):
+        load("digits", grey=True)
 
 
 def test_mixed_sizes_are_refused_unless_a_size_is_given(tmp_path):

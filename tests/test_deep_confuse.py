@@ -230,6 +230,37 @@ def test_a_learning_that_was_stopped_goes_on_where_it_was(make_images, tmp_path)
             assert torch.equal(value, resumed[name]), name
 
 
+def test_a_learning_goes_on_for_more_trials_and_never_back_to_fewer(make_images, tmp_path):
+    images = make_images(30, size=(16, 16), classes=3)
+
+    def learned(trials, file):
+        generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+        options = {"surrogate": _small(images), "seed": 4, "checkpoint": str(file)}
+        procedure = Procedure(trials=trials, batch_size=10)
+        course = fit_generator(generator, images, procedure, **options).history
+        return generator.state_dict(), [trial.loss for trial in course]
+
+    at_once, losses = learned(3, tmp_path / "once")
+    learned(1, tmp_path / "more")
+    further, same = learned(3, tmp_path / "more")
+    assert same == losses
+    assert all(torch.equal(value, further[name]) for name, value in at_once.items())
+    with pytest.raises(PoisonkitError, match="has learned for 3 trials, more than 2"):
+        learned(2, tmp_path / "more")
+
+
+def test_the_surrogates_of_a_learning_are_left_as_they_are(make_images):
+    images = make_images(20, size=(16, 16), classes=2)
+    generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)
+    own = _small(images)(0)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    parts = [type(part) for part in own]
+    procedure = Procedure(trials=1, batch_size=10)
+    fit_generator(generator, images, procedure, surrogate=lambda _: own, seed=4)
+    assert [type(part) for part in own] == parts
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+
+
 def test_of_each_score_the_generator_with_the_lowest_is_kept(make_images):
     images = make_images(20, size=(16, 16), classes=2)
     generator = create_generator("autoencoder", like=images, epsilon=0.2, seed=3, width=2)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -686,6 +687,52 @@ def test_a_request_that_makes_no_sense_is_refused_before_any_training(scene, mon
             seed=0,
             keep_every=0,
         )
+
+
+def test_rows_and_labels_may_be_given_in_any_way(scene):
+    train, targets, rows = scene
+    one_step = replace(SHORT, steps=1)
+    options = {"surrogate": network, "procedure": one_step, "seed": 3}
+    expected = craft(train, targets, [0, 0], rows=rows, **options).images
+    found = craft(train, targets, torch.tensor([0, 0]), rows=np.array(rows), **options).images
+    assert torch.equal(found, expected)
+    one = targets.select(0)
+    alone = craft(train, one, 0, rows=torch.tensor(rows), **options).images
+    assert torch.equal(alone, craft(train, one, [0], rows=rows, **options).images)
+    for wrong in (torch.tensor([0.5]), torch.tensor([True])):
+        with pytest.raises(PoisonkitError, match="rows and labels are whole numbers"):
+            craft(train, targets, [0, 0], rows=wrong, **options)
+    with pytest.raises(PoisonkitError, match=r"ImageSet, images with their labels .* not Tensor"):
+        craft(train, targets.x, [0, 0], rows=rows, **options)
+
+
+def test_a_network_that_the_factory_returns_is_left_as_it_is(scene):
+    train, targets, rows = scene
+    own = network(0)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    parts = [type(part) for part in own.modules()]
+    one_step = replace(SHORT, steps=1)
+    craft(train, targets, [0, 0], rows=rows, surrogate=lambda _: own, procedure=one_step, seed=3)
+    assert [type(part) for part in own.modules()] == parts
+    assert own.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+
+
+def test_what_is_no_factory_of_networks_to_train_is_refused(scene):
+    train, targets, rows = scene
+
+    def half_fixed(seed):
+        made = network(seed)
+        made.body[4].bias.requires_grad_(False)
+        return made
+
+    for factory, told in (
+        (network(0), "surrogate is a network, but should make one from a seed"),
+        (lambda seed: seed, "surrogate should make a network, not int"),
+        (half_fixed, "requires_grad is off for body.4.bias"),
+    ):
+        with pytest.raises(PoisonkitError, match=told):
+            craft(train, targets, [0, 0], rows=rows, surrogate=factory, procedure=SHORT, seed=3)
 
 
 def test_a_loss_that_is_not_finite_stops_the_crafting(scene):

@@ -1,11 +1,16 @@
 """The networks are those of the papers, and their features are what the network computes."""
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poisonkit.errors import PoisonkitError
+from poisonkit.attacks.backdoor import Trigger
+from poisonkit.errors import DataError, PoisonkitError
+from poisonkit.evaluation import predict
 from poisonkit.models import (
     MODELS,
     Classifier,
@@ -14,6 +19,7 @@ from poisonkit.models import (
     features,
     must_take,
     tapped,
+    wrap,
 )
 
 
@@ -282,6 +288,31 @@ def test_taps_are_the_names_of_all_parts_and_an_unknown_one_lists_them(make_imag
         features(model, images.x, "stem", pool="max")
 
 
+@pytest.mark.parametrize("standardise", ["data", "none", "bytes"])
+def test_a_network_of_your_own_is_wrapped_as_the_packages_are(standardise, make_images):
+    images = make_images()
+    made = create("small_cnn", like=images, seed=3, standardise=standardise)
+    own = wrap(copy.deepcopy(made.body), like=images, standardise=standardise)
+    x = images.x.float() / 255
+    assert torch.equal(own.eval()(x), made.eval()(x))
+    assert torch.equal(features(own, images.x, "hidden"), features(made, images.x, "hidden"))
+    with pytest.raises(PoisonkitError, match="known: data, none, bytes"):
+        wrap(made.body, like=images, standardise="mean")
+
+
+def test_what_would_be_misread_is_refused(make_images):
+    """Floats would be divided by 255 once more, and one grey channel be taken for three."""
+    images = make_images()
+    model = create("small_cnn", like=images, seed=0)
+    for read in (partial(predict, model), partial(features, model, tap="hidden"), Trigger().stamp):
+        with pytest.raises(DataError, match=r"must be uint8.* not torch\.float32"):
+            read(x=images.x.float() / 255)
+    with pytest.raises(PoisonkitError, match="takes images of 3 channels, these have 1"):
+        model(images.x[:, :1].float() / 255)
+    with pytest.raises(PoisonkitError, match=r"not SmallConvNet; make it one by .*wrap"):
+        features(model.body, images.x, "hidden")
+
+
 def test_a_network_that_fails_on_images_is_refused_and_full_memory_remains_what_it_is():
     told = r"^this one cannot take images of \(4, 5\) pixels \(too small\); try more$"
     with (
@@ -301,5 +332,5 @@ def test_a_network_that_fails_on_images_is_refused_and_full_memory_remains_what_
 def test_a_tap_is_taken_off_again_when_the_model_fails(make_images):
     model = create("small_cnn", like=make_images(), seed=0)
     with pytest.raises(RuntimeError), tapped(model, "block1"):
-        model(torch.zeros(1, 7, 8, 8))
+        model(torch.zeros(2, 3, 5, 5))
     assert not any(module._forward_hooks for module in model.modules())

@@ -576,7 +576,19 @@ def test_what_cannot_be_crafted_is_refused_before_any_crafting(scene, make_image
         nn.Sequential(nn.Conv2d(1, 2, 3)), mean=torch.zeros(1), deviation=torch.ones(1)
     )
     wrong = Substitute(network=narrow, taps=("0",))
-    refused(scene, "cannot take images", nets=[wrong])
+    refused(scene, "takes images of 1 channels, these have 3", nets=[wrong])
+    large = Classifier(
+        nn.Sequential(nn.Conv2d(3, 2, 9)), mean=torch.zeros(3), deviation=torch.ones(3)
+    )
+    refused(scene, "cannot take images", nets=[Substitute(network=large, taps=("0",))])
+    refused(
+        scene,
+        "tuple of at least one tap, not 'stage'",
+        nets=[replace(substitutes()[0], taps="stage")],
+    )
+    refused(scene, "ImageSet, images with their labels .*, not Tensor", targets=train.x[:1])
+    bare = Substitute(network=narrow.body, taps=("0",))
+    refused(scene, r"not Sequential; make it one by .*wrap", nets=[bare])
     refused(scene, "watch_every must be at least 1, not 0", watch_every=0)
     refused(scene, "checkpoint_every must be at least 1, not 0", checkpoint_every=0)
     refused(scene, "watched has one tap", watch=substitutes("stage", "hidden"))

@@ -82,6 +82,7 @@ def test_an_option_takes_its_value_as_typed_or_as_it_is(name, typed, value):
         ("position", "(3, 4.5)", "'position' must be"),
         ("pairs", "[('a', 'b', 'c')]", r"must be a list of \(a text, a text\)"),
         ("pairs", "a", "must be a list of"),
+        ("pairs", "none", "must be a list of .*, not 'none'"),
         ("centred", "yes", "'centred' must be true or false, not 'yes'"),
         ("centred", 1, "'centred' must be true or false, not 1"),
         ("inner.epochs", "1.0", "'inner.epochs' must be a whole number, not 1.0"),

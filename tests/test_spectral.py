@@ -194,6 +194,17 @@ def test_only_the_labels_asked_for_are_examined():
 # Requests that cannot be met ----------------------------------------------------------------
 
 
+def test_features_may_come_from_numpy_or_with_a_graph():
+    features, labels = random_features(60, 20), torch.arange(60) % 2
+    expected = spectral_filter(features, labels, suspected=4)
+    learned = features.clone().requires_grad_()
+    for one, other in ((features.numpy(), labels.numpy()), (learned, labels.int().numpy())):
+        found = spectral_filter(one, other, suspected=4)
+        assert torch.equal(found.keep, expected.keep)
+        assert torch.equal(found.scores, expected.scores)
+        assert torch.equal(outlier_scores(one), outlier_scores(features))
+
+
 def spoilt(row: int, value: float):
     return lambda x, y: (x.index_fill(0, torch.tensor([row]), value), y)
 

@@ -61,7 +61,7 @@ def test_a_digest_sees_every_number_name_type_and_shape():
 def test_a_record_read_back_is_the_one_saved(store):
     saved = save(store)
     found = store.find("paper/family", 1, CONFIG)
-    assert found == saved == read_record(saved.path)
+    assert found == saved == read_record(saved.path) == read_record(str(saved.path))
     assert (found.metrics, found.config, found.profile) == ({"left": 3}, CONFIG, "quick")
     assert found.arrays.keys() == ARRAYS.keys()
     for name, tensor in ARRAYS.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poisonkit.bounds import Bound
 from poisonkit.errors import PoisonkitError, unknown
-from poisonkit.images import ImageSet
+from poisonkit.images import ImageSet, refuse_floats
 from poisonkit.poison import Poison
 
 #: Row and column offsets of each shape's pixels from its position. A ``pixel`` is
@@ -72,6 +72,7 @@ class Trigger:
 
     def stamp(self, x: Tensor) -> Tensor:
         """Return a copy of uint8 images [N, C, H, W] with the trigger on each of them."""
+        refuse_floats(x)
         if len(self.colour) != x.shape[1]:
             raise PoisonkitError(
                 f"trigger colour {self.colour} has {len(self.colour)} values, "

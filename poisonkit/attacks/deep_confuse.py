@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from poisonkit.attacks.unrolled import Parameters, descend, meta_gradient, prepare
+from poisonkit.attacks.unrolled import Parameters, descend, made_by, meta_gradient, prepare
 from poisonkit.augmentation import random_resized_crops
 from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible
@@ -102,7 +102,7 @@ class Learner:
     def __init__(
         self, generator: NoiseGenerator, surrogate: nn.Module, procedure: Procedure
     ) -> None:
-        prepare(surrogate)
+        prepare(surrogate)  # a copy, see made_by
         self.generator, self.surrogate, self.procedure = generator, surrogate, procedure
         self.frozen = _copy_of(generator)
         self.theta: Parameters = {n: p.detach().clone() for n, p in surrogate.named_parameters()}
@@ -199,7 +199,7 @@ def fit_generator(
     *,
     surrogate: Callable[[int], nn.Module],
     seed: int,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     scores: Sequence[str] = (),
     score: Callable[[NoiseGenerator], Mapping[str, float]] | None = None,
     score_every: int = 1,
@@ -210,10 +210,13 @@ def fit_generator(
     Parameters
     ----------
     generator : on the device of ``images``.
-    surrogate : makes a freshly initialised classifier for images in [0, 1] from a seed.
+    surrogate : makes a freshly initialised classifier for images in [0, 1] from a seed: any
+        module all of whose weights are used and trained, and without dropout. Copies of it are
+        trained, in which torch's batch normalisation normalises by the batch at hand.
     checkpoint : safetensors file that holds the state after each trial; if it exists the
-        learning goes on from there, unless it belongs to other images, another bound,
-        procedure or seed, which is an error; generator and surrogates must be the same.
+        learning goes on from there, perhaps for more trials than were asked for then. One of
+        other images, another bound, procedure or seed is an error; generator and surrogates
+        must be the same.
     scores, score : names, and what judges a generator by each of them, lower being
         better, after every ``score_every`` trials and after the last; both or neither.
 
@@ -229,13 +232,18 @@ def fit_generator(
         raise PoisonkitError(f"score_every must be at least 1, not {score_every}")
     check_label_map(procedure.label_map, images)
     check_shape(generator, (images.channels, *images.image_size))
-    learner = Learner(generator, surrogate(seed).to(images.device), procedure)
+    learner = Learner(generator, made_by(surrogate, seed).to(images.device), procedure)
     best = {name: _copy_of(generator) for name in scores}
     state = nn.ModuleDict({"generator": generator, "best": nn.ModuleDict(best)})
     about = {"seed": seed, "images": images.checksum, "epsilon": generator.epsilon}
     judged = {"scores": [*scores], "score_every": score_every}
-    run = json.dumps({**about, **judged, **written(procedure)})
+    settings = {name: v for name, v in written(procedure).items() if name != "trials"}
+    run = json.dumps({**about, **judged, **settings})
     history = [Trial(**done) for done in restore(checkpoint, state, learner.optimizer, run)]
+    if len(history) > procedure.trials:
+        raise PoisonkitError(
+            f"{checkpoint} has learned for {len(history)} trials, more than {procedure.trials}"
+        )
     learner.frozen.load_state_dict(generator.state_dict())
     bar = tqdm(
         total=procedure.trials,
@@ -250,7 +258,7 @@ def fit_generator(
             start = time.perf_counter()
             generator.train()
             # Far from the seeds of the classifiers that are attacked in the end.
-            fresh = surrogate(seed + 1_000_003 * (number + 1)).to(images.device)
+            fresh = made_by(surrogate, seed + 1_000_003 * (number + 1)).to(images.device)
             loss = learner.trial(fresh, images, seed=seed, number=number)
             if not math.isfinite(loss):
                 raise PoisonkitError(

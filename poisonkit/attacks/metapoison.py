@@ -26,9 +26,15 @@ from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
-from poisonkit.models import Classifier
 from poisonkit.options import written
-from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
+from poisonkit.poison import (
+    Poison,
+    clean_label_poison,
+    common_label,
+    must_be_image_set,
+    refuse_known_targets,
+    whole_numbers,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +61,14 @@ class Crafted:
 def craft(
     train: ImageSet,
     targets: ImageSet,
-    wanted: Sequence[int],
+    wanted: Sequence[int] | Tensor,
     *,
-    rows: Sequence[int],
-    surrogate: Callable[[int], Classifier],
+    rows: Sequence[int] | Tensor,
+    surrogate: Callable[[int], nn.Module],
     procedure: Procedure,
     seed: int,
     keep_every: int = 10,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> Crafted:
     """Craft poisons that make networks trained on them give targets the wanted labels.
@@ -71,7 +77,10 @@ def craft(
     ----------
     wanted : a label for each target, of the poisons' class or of any other but its own.
     rows : training images that become poisons, all of one class.
-    surrogate : a freshly initialised network for a seed.
+    surrogate : makes a freshly initialised network for images in [0, 1] from a seed: any module
+        all of whose weights are used and trained, and without dropout. A copy of it is trained,
+        in which torch's batch normalisation normalises by the batch at hand; other
+        normalisation stays as it is.
     checkpoint : holds the state after every step; if it exists, the crafting goes on from
         there, unless it belongs to another request.
 
@@ -79,9 +88,11 @@ def craft(
     ------
     PoisonkitError
         Before anything is trained: if the rows are not of one class or named twice, a target is
-        a training image or has the wanted label already, or their numbers do not fit. Later:
-        if the targets' loss stops being finite.
+        a training image or has the wanted label already, their numbers do not fit, or the
+        surrogate has dropout or weights that are not to be trained. Later: if the targets' loss
+        stops being finite.
     """
+    rows, wanted = whole_numbers(rows), whole_numbers(wanted)
     check_request(train, targets, wanted, rows=rows)
     if keep_every < 1:
         raise PoisonkitError(f"keep_every must be at least 1, not {keep_every}")
@@ -159,6 +170,7 @@ def check_request(
     train: ImageSet, targets: ImageSet, wanted: Sequence[int], *, rows: Sequence[int]
 ) -> None:
     """Refuse before any training what cannot be crafted, see :func:`craft`."""
+    must_be_image_set(targets)
     if not rows or len(set(rows)) < len(rows):
         raise PoisonkitError(f"the poisons must be at least one, and different: {list(rows)[:10]}")
     common_label(train, rows)
@@ -182,7 +194,7 @@ class _State(nn.Module):
         self,
         bases: Tensor,
         procedure: Procedure,
-        surrogate: Callable[[int], Classifier],
+        surrogate: Callable[[int], nn.Module],
         seed: int,
         keep_every: int,
     ) -> None:

@@ -30,9 +30,16 @@ from poisonkit.checkpoint import restore, save
 from poisonkit.devices import reproducible, seed_device
 from poisonkit.errors import PoisonkitError
 from poisonkit.images import ImageSet
-from poisonkit.models import channel_statistics, evaluating, must_take
+from poisonkit.models import channel_statistics, evaluating, must_be_classifier, must_take
 from poisonkit.options import written
-from poisonkit.poison import Poison, clean_label_poison, common_label, refuse_known_targets
+from poisonkit.poison import (
+    Poison,
+    clean_label_poison,
+    common_label,
+    must_be_image_set,
+    refuse_known_targets,
+    whole_numbers,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +69,13 @@ def craft(
     substitutes: Sequence[Substitute],
     targets: ImageSet,
     *,
-    rows: Sequence[int],
+    rows: Sequence[int] | Tensor,
     procedure: Procedure,
     seed: int,
     stream: bool = False,
     watch: Sequence[Substitute] = (),
     watch_every: int = 50,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     progress: bool = False,
 ) -> Crafted:
@@ -95,6 +102,7 @@ def craft(
         another size than those that the networks take. Later: if an objective is not finite,
         as where a target's features are all zero.
     """
+    rows = whole_numbers(rows)
     check_request(train, substitutes, targets, rows=rows, procedure=procedure)
     for name, every in (("watch_every", watch_every), ("checkpoint_every", checkpoint_every)):
         if every < 1:
@@ -195,6 +203,7 @@ def check_request(
     procedure: Procedure,
 ) -> None:
     """Refuse before any crafting what cannot be crafted, see :func:`craft`."""
+    must_be_image_set(targets)
     if not substitutes:
         raise PoisonkitError("crafting needs at least one substitute network")
     least = 1 if procedure.objective == "collision" else 2
@@ -210,8 +219,11 @@ def check_request(
             )
     refuse_known_targets(train, targets.x)
     for substitute in substitutes:
-        if not substitute.taps:
-            raise PoisonkitError("a substitute needs at least one tap")
+        if not substitute.taps or isinstance(substitute.taps, str):
+            raise PoisonkitError(
+                f"a substitute needs a tuple of at least one tap, not {substitute.taps!r}"
+            )
+        must_be_classifier(substitute.network)
         for tap in substitute.taps:
             substitute.network.module_at(tap)
         fits = must_take("a substitute", train.image_size)

@@ -13,9 +13,8 @@ from torch.func import functional_call
 
 from poisonkit.attacks.batch_statistics import Averages, BatchStatistics, moving
 from poisonkit.attacks.meta_procedure import Procedure
-from poisonkit.attacks.unrolled import Parameters, prepare
+from poisonkit.attacks.unrolled import Parameters, made_by, prepare
 from poisonkit.errors import PoisonkitError
-from poisonkit.models import Classifier
 from poisonkit.training import mixed
 
 #: Seeds of a surrogate's successive lives are so far apart.
@@ -27,21 +26,19 @@ class Surrogates(nn.Module):
 
     Parameters
     ----------
-    create : a freshly initialised network for a seed.
+    create : see :func:`poisonkit.attacks.metapoison.craft`.
     seed : of the weights and of the order of the images.
     """
 
     ages: Tensor
     lives: Tensor
 
-    def __init__(
-        self, create: Callable[[int], Classifier], procedure: Procedure, seed: int
-    ) -> None:
+    def __init__(self, create: Callable[[int], nn.Module], procedure: Procedure, seed: int) -> None:
         super().__init__()
         self.procedure, self.seed = procedure, seed
         self._create = create
         # Kept out of the state: what it computes with is handed to it each time.
-        self._network = [create(seed)]
+        self._network = [made_by(create, seed)]
         prepare(self._network[0])
         for name, value in self._network[0].named_parameters():
             shape = (procedure.surrogates, *value.shape)
@@ -69,7 +66,7 @@ class Surrogates(nn.Module):
             self._initialise(number)
 
     @property
-    def network(self) -> Classifier:
+    def network(self) -> nn.Module:
         return self._network[0]
 
     def _initialise(self, number: int) -> None:
@@ -116,7 +113,7 @@ class Surrogate:
     def __init__(self, whole: Surrogates, number: int) -> None:
         self._whole, self._number = whole, number
         names = [name for name, _ in whole.network.named_parameters()]
-        self.network: Classifier = whole.network
+        self.network: nn.Module = whole.network
         self.parameters: Parameters = {
             name: whole.get_buffer(_key("theta", name))[number] for name in names
         }

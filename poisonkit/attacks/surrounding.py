@@ -72,12 +72,13 @@ class Substitute:
 
     Attributes
     ----------
+    network : see :func:`poisonkit.models.wrap` for one of your own.
     taps : names of parts, see :meth:`poisonkit.models.Classifier.module_at`; one for
         equation 3, several for equation 4.
     """
 
     network: Classifier
-    taps: tuple[str, ...]
+    taps: Sequence[str]
 
 
 class Aims:

@@ -9,6 +9,7 @@ where batch normalisation is written out, since torch's own tangent of it takes 
 variance for constants (`benchmarks/deep_confuse.py` compares them).
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,6 +24,28 @@ from poisonkit.errors import PoisonkitError
 
 Parameters = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def made_by(factory: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    """Return the surrogate that a factory makes from a seed, as a copy that may be changed.
+
+    Raises
+    ------
+    PoisonkitError
+        If it makes none, or one with weights that are not to be trained.
+    """
+    if isinstance(factory, nn.Module):
+        raise PoisonkitError(
+            "surrogate is a network, but should make one from a seed: surrogate=lambda seed: ..."
+        )
+    network = factory(seed)
+    if not isinstance(network, nn.Module):
+        raise PoisonkitError(f"surrogate should make a network, not {type(network).__name__}")
+    if fixed := [name for name, value in network.named_parameters() if not value.requires_grad]:
+        raise PoisonkitError(
+            f"all weights of a surrogate are trained, but requires_grad is off for {fixed[0]}"
+        )
+    return copy.deepcopy(network)
 
 
 def prepare(network: nn.Module) -> None:

@@ -35,7 +35,10 @@ def check_features(features: Tensor, *, what: str = "the features") -> None:
         row = int(torch.nonzero(~torch.isfinite(features).all(1))[0])
         raise PoisonkitError(f"{what} are not finite (first in row {row})")
     if torch.equal(lowest, highest):
-        raise PoisonkitError(f"{what} are the same for all {len(features)} images")
+        raise PoisonkitError(
+            f"{what} are the same for all {len(features)} images; a network that has learned "
+            "nothing may be the reason, or a layer that is never active"
+        )
 
 
 def _precision(features: Tensor) -> torch.dtype:
@@ -98,7 +101,7 @@ def top_singular_vectors(centred: Tensor, *, count: int = 1) -> tuple[Tensor, Te
     return torch.from_numpy(values[order] * largest).to(centred), found.to(centred)
 
 
-def outlier_scores(features: Tensor, *, centred: bool = True) -> Tensor:
+def outlier_scores(features: Tensor | np.ndarray, *, centred: bool = True) -> Tensor:
     """Return the outlier score of each image of one label, float [n].
 
     Parameters
@@ -120,6 +123,7 @@ def outlier_scores(features: Tensor, *, centred: bool = True) -> Tensor:
         For fewer than three images, features that are not finite or constant, or so
         large or small that no score is a number of their precision.
     """
+    features = torch.as_tensor(features).detach()
     check_features(features)
     return _scores(features.to(_precision(features), copy=True), centred)
 
@@ -156,8 +160,8 @@ class Filtered:
 
 
 def spectral_filter(
-    features: Tensor,
-    labels: Tensor,
+    features: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray,
     *,
     suspected: int | None = None,
     factor: float = REMOVAL_FACTOR,
@@ -169,8 +173,8 @@ def spectral_filter(
 
     Parameters
     ----------
-    features : float [N, d].
-    labels : int64 [N].
+    features : float [N, d], of torch or numpy, as the labels.
+    labels : integers [N].
     suspected : epsilon, the upper bound on the number of poisoned images of a
         label; ``ceil(factor * suspected)`` images of each label are removed.
     percentile : remove instead what scores above this percentile of its label,
@@ -185,6 +189,7 @@ def spectral_filter(
         If more images are to be removed than a label has, or its features have
         no signature. Nothing is changed in that case, as never.
     """
+    features, labels = torch.as_tensor(features).detach(), torch.as_tensor(labels)
     _check_request(features, labels, suspected, factor, percentile)
     # A product such as 1.1 * 100 lies above 110 by rounding alone.
     count = math.ceil(factor * suspected - 1e-9) if suspected is not None else None

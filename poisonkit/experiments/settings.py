@@ -55,7 +55,8 @@ def coerce(value: object, hint: Any, name: str) -> Any:
         # A text may look like a number: digits are names of classes.
         found, fits = _convert(value, hint)
     if not fits:
-        raise PoisonkitError(f"parameter {name!r} must be {describe(hint)}, not {read!r}")
+        given = value if read is None else read
+        raise PoisonkitError(f"parameter {name!r} must be {describe(hint)}, not {given!r}")
     return found
 
 

@@ -1,8 +1,9 @@
 """Networks by name, and a way to read any intermediate feature of them.
 
 Every network is wrapped as a :class:`Classifier`, which standardises its input
-itself: callers always pass images in [0, 1]. The features of any part of it can
-be read by the part's name (a *tap*), see :func:`features`.
+itself: its forward pass takes images in [0, 1]. The features of any part of it can
+be read by the part's name (a *tap*), see :func:`features`. A network of your own becomes
+one by :func:`wrap`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -88,6 +89,10 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [N, C, H, W] in [0, 1] to logits [N, classes]."""
+        if x.shape[-3] != len(self.mean):
+            raise PoisonkitError(
+                f"the network takes images of {len(self.mean)} channels, these have {x.shape[-3]}"
+            )
         return self.body((x - self.mean) / self.deviation)
 
     @property
@@ -129,13 +134,6 @@ def create(
     factory = look_up("model", name, MODELS)
     if options.get("width", 1) < 1:
         raise PoisonkitError(f"a network must be at least 1 channel wide, not {options['width']}")
-    if standardise not in ("data", "none", "bytes"):
-        raise unknown("standardisation", standardise, ("data", "none", "bytes"))
-    if standardise == "data":
-        mean, deviation = channel_statistics(like.x)
-    else:
-        unit = 1.0 if standardise == "none" else 1 / 255
-        mean, deviation = torch.zeros(like.channels), torch.full((like.channels,), unit)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the caller's CUDA generators too.
         torch.default_generator.manual_seed(seed)
@@ -149,6 +147,24 @@ def create(
             raise PoisonkitError(f"{name} does not have the option {', '.join(options)}") from error
     if dropout:
         add_dropout(body, dropout, name=name)
+    return wrap(body, like=like, standardise=standardise)
+
+
+def wrap(body: nn.Module, *, like: ImageSet, standardise: str = "data") -> Classifier:
+    """Return a network of your own as the package's functions take it.
+
+    Parameters
+    ----------
+    body : maps standardised images [N, C, H, W] to logits [N, classes].
+    like, standardise : see :func:`create`; ``none`` if the network standardises by itself.
+    """
+    if standardise not in ("data", "none", "bytes"):
+        raise unknown("standardisation", standardise, ("data", "none", "bytes"))
+    if standardise == "data":
+        mean, deviation = channel_statistics(like.x)
+    else:
+        unit = 1.0 if standardise == "none" else 1 / 255
+        mean, deviation = torch.zeros(like.channels), torch.full((like.channels,), unit)
     network = Classifier(body, mean=mean, deviation=deviation).to(like.device)
     # The layout that training uses: a network read from the store then computes, to the
     # last bit, what the freshly trained one did.
@@ -172,6 +188,15 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean / 255, (deviation / 255).clamp_min(1e-3)
 
 
+def must_be_classifier(model: nn.Module) -> None:
+    """Refuse a network whose features cannot be read by name."""
+    if not isinstance(model, Classifier):
+        raise PoisonkitError(
+            f"features are read off a poisonkit.models.Classifier, not {type(model).__name__}; "
+            "make it one by poisonkit.models.wrap(network, like=images)"
+        )
+
+
 @contextmanager
 def tapped(model: Classifier, tap: str, *, gradients: bool = False) -> Iterator[list[Tensor]]:
     """Collect the outputs of one part of a model for as long as the context lasts.
@@ -184,6 +209,7 @@ def tapped(model: Classifier, tap: str, *, gradients: bool = False) -> Iterator[
         # Copied at once: a later in-place activation would overwrite the output.
         outputs.append((output if gradients else output.detach()).clone())
 
+    must_be_classifier(model)
     handle = model.module_at(tap).register_forward_hook(keep)
     try:
         yield outputs

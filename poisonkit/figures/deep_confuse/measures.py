@@ -48,7 +48,7 @@ def defences_table(record: Record) -> Styler:
     rows = [
         {
             "Measure": row["defence"],
-            "Meaning": _DEFENCE_MEANING[row["defence"]](record.config),
+            "Meaning": _DEFENCE_MEANING.get(row["defence"], lambda _: "-")(record.config),
             "Trained on clean images": percent(row["clean"], row["clean_deviation"]),
             "On perturbed images": percent(row["perturbed"], row["perturbed_deviation"]),
             "Runs": row["runs"],
@@ -106,7 +106,7 @@ def switches_table(record: Record) -> Styler:
     """Return what each switch changes, and the accuracies behind :func:`switches_figure`."""
     rows = []
     for row in record.metrics["rows"]:
-        shown = {"Switch": row["switch"], "Meaning": _SWITCH_MEANING[row["switch"]]}
+        shown = {"Switch": row["switch"], "Meaning": _SWITCH_MEANING.get(row["switch"], "-")}
         for kind, title in {"clean": "Clean", "perturbed": "Perturbed"}.items():
             shown[f"{title}, eval mode"] = percent(**row[f"{kind}.accuracy"])
             shown[f"{title}, batch statistics"] = percent(**row[f"{kind}.batch_statistics"])
