@@ -56,19 +56,30 @@ def main() -> None:
 
 @app.command("list")
 def list_experiments(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="Names or chapters; default: all.")
+    ] = None,
     parameters: Annotated[bool, typer.Option(help="Also list every parameter.")] = False,
 ) -> None:
-    """List the experiments, their profiles and, if asked, their parameters."""
+    """List experiments, their profiles and, if asked, their parameters with the paper's values."""
     from poisonkit.experiments import EXPERIMENTS
-    from poisonkit.experiments.settings import describe, options_of
+    from poisonkit.experiments.settings import describe, option_of, options_of
 
-    for experiment in EXPERIMENTS.values():
+    found = list(EXPERIMENTS)
+    if experiments:
+        chapters = {name.split("/")[0]: None for name in EXPERIMENTS}
+        for asked in experiments:
+            look_up("experiment or chapter", asked, {**chapters, **EXPERIMENTS})
+        found = [n for n in EXPERIMENTS if n in experiments or n.split("/")[0] in experiments]
+    for experiment in map(EXPERIMENTS.__getitem__, found):
         print(f"{experiment.name}: {experiment.summary}")
         print(f"  profiles: {', '.join(experiment.profiles)}")
         print(f"  variants: {', '.join(experiment.variants)}")
         if parameters:
-            for name, hint in options_of(experiment.config).items():
-                print(f"  {name}: {describe(hint)}")
+            paper, of = experiment.configure(), experiment.config
+            print(f"  parameters (their meaning: help({of.__module__}.{of.__qualname__})):")
+            for name, hint in options_of(of).items():
+                print(f"    {name} = {option_of(paper, name)!r}: {describe(hint)}")
 
 
 @app.command()

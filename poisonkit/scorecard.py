@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poisonkit.claims import EXHIBITS, Exhibit, Outcome, Verdict
+from poisonkit.errors import look_up
 from poisonkit.experiments import EXPERIMENTS
 from poisonkit.experiments.running import CHECKSUM
 from poisonkit.experiments.settings import as_json
@@ -78,7 +79,7 @@ def records_of(
     experiment: str, store: Store, *, profiles: Sequence[str] = JUDGED_PROFILES
 ) -> list[Record]:
     """Return the records of an experiment's unchanged profiles, as far as they exist."""
-    chosen = EXPERIMENTS[experiment]
+    chosen = look_up("experiment", experiment, EXPERIMENTS)
     found = []
     for profile in profiles:
         config = as_json(chosen.configure(profile=profile))

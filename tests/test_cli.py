@@ -42,6 +42,24 @@ def test_lists_every_experiment_with_its_parameters(
         assert expected in printed
 
 
+def test_lists_one_experiment_or_a_chapter_with_the_papers_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "list", "metapoison/victims", "--parameters") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("profiles:") == 1
+    assert "recipe.epochs = 50: a whole number" in printed
+    assert "help(poisonkit.experiments.metapoison.setting.MetaConfig)" in printed
+    assert call(monkeypatch, "list", "convex_polytope", "metapoison/budget") == 0
+    names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    names = [name for name in names if "/" in name]
+    assert "metapoison/budget" in names
+    assert len(names) > 2
+    assert all(name.startswith("convex_polytope/") for name in names if name != names[-1])
+    assert call(monkeypatch, "list", "metapoison/victim") == 2
+    assert "unknown experiment or chapter 'metapoison/victim'" in capsys.readouterr().err
+
+
 def test_runs_an_experiment_once_and_then_finds_its_record(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
