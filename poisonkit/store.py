@@ -118,7 +118,7 @@ class Store:
     Attributes
     ----------
     frozen : records that came with the checkout (``results/``), never written to
-        unless :meth:`save` is told to; None where there is no checkout.
+        unless :meth:`Store.save` is told to; None where there is no checkout.
     cache : the user's own records and artefacts.
     """
 

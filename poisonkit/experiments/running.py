@@ -42,7 +42,7 @@ class Experiment:
     units : the independent trials that a configuration consists of, as JSON values.
     trial : computes one of them: ``trial(config, unit, context)`` returns numbers
         and tensors. Among the numbers are ``data_checksum`` and ``cost`` (see
-        :class:`Cost`), which go to the record's provenance.
+        :class:`~poisonkit.experiments.networks.Cost`), which go to the record's provenance.
     summarise : the record's metrics, from the configuration and the trials' numbers.
     check : raises what a trial would raise before its first training, see :func:`run`.
     """

@@ -32,7 +32,8 @@ from poisonkit.store import Json, digest_of
 from poisonkit.training import VERSION, Recipe, Sampler, fit
 
 Attack = Literal["last layer", "all stages", "two layers", "two layers, as released"]
-#: Where targets are surrounded, and what the pooled layer asks for, see :class:`Procedure`.
+#: Where targets are surrounded, and what the pooled layer asks for, see
+#: :class:`poisonkit.attacks.surrounding.Procedure`.
 #: The released code reads two layers, and makes five collisions of the polytope at the pooled one.
 ATTACKS: Mapping[Attack, tuple[Layers, Literal["polytope", "released"]]] = {
     "last layer": ("last", "polytope"),
