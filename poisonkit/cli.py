@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager, nullcontext
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +64,7 @@ def list_experiments(
 ) -> None:
     """List experiments, their profiles and, if asked, their parameters with the paper's values."""
     from poisonkit.experiments import EXPERIMENTS
-    from poisonkit.experiments.settings import describe, option_of, options_of
+    from poisonkit.experiments.settings import describe, options_of
 
     found = list(EXPERIMENTS)
     if experiments:
@@ -79,7 +80,7 @@ def list_experiments(
             paper, of = experiment.configure(), experiment.config
             print(f"  parameters (their meaning: help({of.__module__}.{of.__qualname__})):")
             for name, hint in options_of(of).items():
-                print(f"    {name} = {option_of(paper, name)!r}: {describe(hint)}")
+                print(f"    {name} = {attrgetter(name)(paper)!r}: {describe(hint)}")
 
 
 @app.command()

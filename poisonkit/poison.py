@@ -248,7 +248,7 @@ def whole_numbers(values: Sequence[int] | Tensor) -> list[int]:
     found = torch.as_tensor(values).reshape(-1)
     if len(found) and (found.is_floating_point() or found.dtype == torch.bool):
         raise PoisonError(f"rows and labels are whole numbers, not {found.dtype}")
-    return [int(value) for value in found.tolist()]
+    return list(found.tolist())
 
 
 def common_label(train: ImageSet, rows: Sequence[int]) -> int:

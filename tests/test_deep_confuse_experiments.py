@@ -224,6 +224,7 @@ def test_the_table_says_of_every_switch_what_it_changes(laboratory):
     table = switches_table(replace(record, metrics={**record.metrics, "rows": rows})).data
     assert [*table["Switch"]] == [*SWITCHES]
     assert table["Meaning"].nunique() == len(SWITCHES)
+    assert "-" not in {*table["Meaning"]}
 
 
 def test_a_row_of_a_switch_is_the_mean_of_its_own_trials(laboratory):

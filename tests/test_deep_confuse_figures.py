@@ -9,6 +9,7 @@ from figure_readers import close, marks, named, points, summed_up
 from matplotlib.colors import to_hex
 
 from poisonkit.claims.deep_confuse_reported import FIGURE_4, FIGURE_5, FIGURE_8
+from poisonkit.experiments.deep_confuse.defences import DEFENCES
 from poisonkit.figures import deep_confuse as figures
 from poisonkit.plots import COLOURS, class_colours
 from poisonkit.store import Json, Record
@@ -290,8 +291,31 @@ def test_steps_are_means_on_the_left_and_single_runs_over_each_other_on_the_righ
     for text in right.texts:
         step = int(text.get_text())
         assert text.xy == (told["train"][step], told["test"][step])
-    assert len(right.texts) == 3
-    assert not figures.steps_figure(stepped("digits")).axes[1].texts
+    # Where the paper's curve has no such iteration, none is named.
+    for dataset, named_there in (
+        ("mnist", {"1", "5", "20"}),
+        ("imagenet2", {"20"}),
+        ("digits", set()),
+    ):
+        texts = figures.steps_figure(stepped(dataset)).axes[1].texts
+        assert {text.get_text() for text in texts} == named_there
+
+
+def test_a_training_of_one_epoch_ends_once() -> None:
+    trials = [{**t, "steps_in_epoch": 9} for t in stepped("digits").metrics["trials"]]
+    record = made("first_steps", trials, None, dataset="digits", ways=["gradient descent"])
+    left = figures.steps_figure(record).axes[0]
+    assert {line.get_xdata()[0] for line in left.lines if line.get_linestyle() == ":"} == {9}
+    assert [text.get_text() for text in left.texts] == ["1"]
+
+
+def test_every_measure_has_a_meaning_in_the_table() -> None:
+    names = [*DEFENCES]
+    trials = [{"defence": name, "clean": 0.9, "perturbed": 0.2} for name in names]
+    record = made("defences", trials, None, defences=names, epsilon=0.3, attack_steps=7)
+    meanings = columns(figures.defences_table(record))["Meaning"]
+    assert len({*meanings}) == len(names)
+    assert "-" not in meanings
 
 
 def test_the_table_of_steps_has_the_lowest_accuracy_and_two_ends() -> None:

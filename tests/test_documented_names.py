@@ -31,8 +31,9 @@ def resolved(name: str) -> object:
         except ModuleNotFoundError:
             continue
         for part in parts[count:]:
-            # An attribute of a dataclass without a default is no attribute of the class.
-            found = getattr(found, part, None) or vars(found).get("__annotations__", {})[part]
+            if part in getattr(found, "__dataclass_fields__", {}):
+                break  # without a default it is no attribute of the class
+            found = getattr(found, part)
         return found
     raise ModuleNotFoundError(name)
 

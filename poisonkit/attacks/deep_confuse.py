@@ -102,7 +102,7 @@ class Learner:
     def __init__(
         self, generator: NoiseGenerator, surrogate: nn.Module, procedure: Procedure
     ) -> None:
-        prepare(surrogate)  # a copy, see made_by
+        prepare(surrogate)
         self.generator, self.surrogate, self.procedure = generator, surrogate, procedure
         self.frozen = _copy_of(generator)
         self.theta: Parameters = {n: p.detach().clone() for n, p in surrogate.named_parameters()}

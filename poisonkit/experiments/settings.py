@@ -25,13 +25,6 @@ def options_of(config: type | object, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def option_of(config: Any, name: str) -> Any:
-    """Return the value of an option by its name, a nested one's as ``recipe.epochs``."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
-
-
 def with_options(config: Any, options: Mapping[str, object]) -> Any:
     """Return a copy of a configuration with options changed, names and types checked.
 

@@ -15,7 +15,7 @@ from poisonkit.plots import COLOURS, class_colours, legend_below, panels
 from poisonkit.store import Record
 
 #: Iterations of the paper whose points are named.
-_NAMED = (1, 5, 20)
+_NAMED = {1, 5, 20}
 #: Below it the scale of accuracies is linear, so that 0 is on it.
 _LINEAR_BELOW = 0.1
 
@@ -71,7 +71,7 @@ def _curves(record: Record) -> Iterator[tuple[str, list[int], dict[str, np.ndarr
 def _mark_epochs(axes: Axes, record: Record) -> None:
     trial = record.metrics["trials"][0]
     epoch, last = trial["steps_in_epoch"], trial["steps"][-1]
-    for end in sorted({epoch, 2 * epoch, last}):
+    for end in {epoch, min(2 * epoch, last), last}:
         axes.axvline(end, color=COLOURS["reference"], ls=":", lw=1, zorder=0)
         axes.text(
             end,
@@ -91,7 +91,8 @@ def _paper_points(axes: Axes, dataset: str | None) -> None:
     both = {step: (x, curves["test"][step]) for step, x in curves["train"].items()}
     x, y = zip(*both.values(), strict=True)
     paper_marks(axes, x, y, label="paper, by iteration", ls="-", lw=0.8, ms=4)
-    for iteration in _NAMED:
+    # Not every data set's curve was read off at each of them.
+    for iteration in both.keys() & _NAMED:
         axes.annotate(
             str(iteration),
             both[iteration],
