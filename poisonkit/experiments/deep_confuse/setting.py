@@ -295,21 +295,25 @@ def variants_of(dataset: str) -> Mapping[str, Mapping[str, object]]:
     return {"paper": {}, "released": RELEASED[dataset]}
 
 
-def against_released_network(experiment: Experiment, **options: object) -> Experiment:
+def against_released_network(
+    experiment: Experiment, *, small: Mapping[str, object] | None = None, **options: object
+) -> Experiment:
     """Return an experiment on MNIST once more, with the released code's network.
 
     Parameters
     ----------
+    small : what else it changes at ``small``.
     options : what else it changes of every profile.
     """
     paper, family = experiment.name.split("/")
+    own = {"small": small or {}}
     return replace(
         experiment,
         name=f"{paper}/network_{family}",
         summary=f"{experiment.summary}; with the released code's network",
         profiles={
-            profile: {**own, **RELEASED_NETWORK, **options}
-            for profile, own in experiment.profiles.items()
+            profile: {**settings, **RELEASED_NETWORK, **options, **own.get(profile, {})}
+            for profile, settings in experiment.profiles.items()
         },
     )
 
