@@ -337,10 +337,10 @@ def asked(said, **about):
 
 
 def paths(explained, *runs):
-    """Runs by what was said, and by how far poisons and random changes lead from the path."""
+    """Runs by what was said, and by how far poisons and random signs lead from the path."""
     trials = [
-        asked(said, apart={"poisoned": [0.0, 2 * poisoned], "noise": [0.0, 2 * noise]})
-        for said, poisoned, noise in runs or ((TAKEN, 0.6, 0.5),)
+        asked(said, apart={"poisoned": [0.0, 2 * poisoned], "signs": [0.0, 2 * signs]})
+        for said, poisoned, signs in runs or ((TAKEN, 0.6, 0.5),)
     ]
     return record(explained=explained, trials=trials)
 

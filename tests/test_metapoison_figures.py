@@ -488,7 +488,7 @@ def mechanism():
         arrays |= {f"{number}.path.{name}": path for name, path in paths.items()}
         arrays[f"{number}.arrows.at"] = paths["clean"][::2]
         arrays[f"{number}.arrows.to"] = 1e-3 * torch.randn(3, 2, generator=generator)
-        away = {name: torch.rand(6, generator=generator).tolist() for name in ("poisoned", "noise")}
+        away = {name: torch.rand(6, generator=generator).tolist() for name in ("poisoned", "signs")}
         trials.append(
             {
                 **PAIRS[pair],
@@ -503,7 +503,11 @@ def mechanism():
     return made(trials=trials, arrays=arrays)
 
 
-TRAINED = {"clean": "clean images", "poisoned": "poisons", "noise": "random changes"}
+TRAINED = {
+    "clean": "clean images",
+    "poisoned": "poisons",
+    "signs": "the same changes with random signs",
+}
 
 
 @pytest.mark.parametrize(("pair", "number"), [(0, 2), (1, 1)])

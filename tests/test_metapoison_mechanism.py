@@ -1,5 +1,6 @@
 """Weights and features on the way to the target (Figures 6a and b)."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,12 @@ from metapoison_laboratory import (
 )
 from torch import Tensor
 
-from poisonkit.experiments.metapoison.mechanism import distances_by_layer, pull, weight_path
+from poisonkit.experiments.metapoison.mechanism import (
+    distances_by_layer,
+    pull,
+    weight_path,
+    with_random_signs,
+)
 from poisonkit.experiments.metapoison.pairs import Data, Pair
 from poisonkit.experiments.networks import Cost
 from poisonkit.images import ImageSet
@@ -63,7 +69,7 @@ def test_a_path_is_gone_once_however_many_pairs_and_runs_ask_for_it(looked_into,
     """Poisoned ones are each pair's own, the clean one is shared."""
     config, _, _, data, _, whole = looked_into
     gone = laboratory.count("paths")
-    assert gone >= 3  # clean, poisoned, and with random changes
+    assert gone >= 3  # clean, poisoned, and with random signs
     cost = Cost()
     path = weight_path(config, data.train, 0, laboratory.context, cost)
     assert laboratory.count("paths") == gone
@@ -98,22 +104,44 @@ def test_arrows_stand_on_the_clean_path_and_are_the_pull_in_the_plane(looked_int
 
 
 def test_the_way_from_the_clean_path_is_measured_in_all_weights(looked_into, laboratory):
-    """Beside it that of random changes: the poisons as they were before the first step."""
+    """Beside it that of the poisons' changes with random signs."""
     config, trial, arrays, data, pair, whole = looked_into
-    poisons = laboratory.attack(config)[2]
-    noise = with_poisons(data, pair.rows, poisons.course[0].images)
-    assert not torch.equal(noise.x, whole.x)
+    poison = laboratory.attack(config)[2].last
+    signs = with_random_signs(poison, data.train, seed=config.seed + pair.number)
+    other = with_poisons(data, pair.rows, signs.images)
+    assert not torch.equal(other.x, whole.x)
     clean, poisoned, changed = (
         weight_path(config, images, 0, laboratory.context, Cost()).double().numpy()
-        for images in (data.train, whole, noise)
+        for images in (data.train, whole, other)
     )
     unit = np.linalg.norm(clean[-1] - clean[0])
-    for name, path in (("poisoned", poisoned), ("noise", changed)):
+    for name, path in (("poisoned", poisoned), ("signs", changed)):
         expected = [np.linalg.norm(a - b) / unit for a, b in zip(path, clean, strict=True)]
         assert trial["apart"][name] == pytest.approx(expected)
         assert trial["apart"][name][0] == 0 < trial["apart"][name][-1]
-    assert set(trial["apart"]) == {"poisoned", "noise"}
-    assert len(arrays["path.noise"]) == len(arrays["path.clean"])
+    assert set(trial["apart"]) == {"poisoned", "signs"}
+    assert len(arrays["path.signs"]) == len(arrays["path.clean"])
+
+
+def test_random_signs_keep_the_size_of_every_change(looked_into, laboratory):
+    """Half of the signs turn; where only one way stays within the image's range, none."""
+    config, _, _, data, pair, _ = looked_into
+    poison = laboratory.attack(config)[2].last
+    x = data.train.x.clone()
+    room = torch.randint(60, 196, x.shape, generator=torch.Generator().manual_seed(5))
+    x[list(pair.rows)] = room[list(pair.rows)].to(torch.uint8)
+    x[pair.rows[0]] = 0
+    images = replace(data.train, x=x)
+    change = torch.randint(1, 60, poison.images.shape, generator=torch.Generator().manual_seed(6))
+    before = x[poison.rows].long()
+    made = replace(poison, images=(before + change).to(torch.uint8))
+    turned = with_random_signs(made, images, seed=7)
+    found = turned.images.long() - before
+    assert torch.equal(found.abs(), change)
+    assert torch.equal(found[0], change[0])
+    assert float((found[1:] < 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(turned.rows, poison.rows)
+    assert not torch.equal(turned.images, with_random_signs(made, images, seed=8).images)
 
 
 def test_a_look_at_weights_and_features_says_what_became_of_the_target(looked_into):

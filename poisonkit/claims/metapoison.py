@@ -156,7 +156,7 @@ def judge_plane(record: Record) -> Outcome | None:
     found = mean_and_deviation(values)[0]
     leave = [
         mean_and_deviation(trial["apart"]["poisoned"])[0]
-        > mean_and_deviation(trial["apart"]["noise"])[0]
+        > mean_and_deviation(trial["apart"]["signs"])[0]
         for trial in taken
     ]
     verdict: Verdict = "not"
@@ -291,7 +291,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         reported=EXPLAINED,
         rule="reproduced: at least 90 %, and in every run whose victim gives the target the "
         "wanted label (and its clean twin does not) the weights are on average over the epochs "
-        "farther from the clean path than with random changes within the same bound; partly: at "
+        "farther from the clean path than with the same changes at random signs; partly: at "
         "least 75 %, and there is such a run; interval: lowest and highest run",
         experiment="metapoison/mechanism",
         judge=judge_plane,

@@ -140,9 +140,7 @@ EPSILON = Experiment(
     summarise=epsilon_summary,
 )
 #: At ``small`` the bounds that the verdict needs: a generator takes half an hour of one core.
-NETWORK_EPSILON = against_released_network(
-    EPSILON, small={"epsilons": (0.0, 0.1, 0.15, 0.25, 0.3)}
-)
+NETWORK_EPSILON = against_released_network(EPSILON, small={"epsilons": (0.0, 0.1, 0.15, 0.25, 0.3)})
 
 
 @dataclass(frozen=True, kw_only=True)

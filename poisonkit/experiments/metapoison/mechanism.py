@@ -1,7 +1,7 @@
 """Figure 6a and b: where the weights go, and how far poisons are from the target in features."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from poisonkit.errors import PoisonkitError
 from poisonkit.experiments.metapoison.pairs import Data, Pair, begin
 from poisonkit.experiments.metapoison.setting import (
     ROUNDED_VARIANTS,
-    SHORTER,
     MetaConfig,
     always_rounded,
     profiles_of,
@@ -35,6 +34,7 @@ from poisonkit.experiments.running import Experiment
 from poisonkit.experiments.settings import as_json
 from poisonkit.images import ImageSet, batches
 from poisonkit.models import Classifier, create, evaluating, features
+from poisonkit.poison import Poison
 from poisonkit.store import Json
 from poisonkit.training import Epoch, fit
 
@@ -78,8 +78,9 @@ def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json,
     data, pair, cost = begin(config, unit["pair"], context)
     poisons = crafted(config, data, pair, context, cost)
     number, train = unit["victim"], {"clean": data.train}
-    # Random changes of the same size: what any change of the images does.
-    for name, poison in (("poisoned", poisons.last), ("noise", poisons.course[0])):
+    # Changes of the same size that nobody crafted: what any change of the images does.
+    control = with_random_signs(poisons.last, data.train, seed=config.seed + pair.number)
+    for name, poison in (("poisoned", poisons.last), ("signs", control)):
         train[name], _ = poison.apply(data.train, targets=pair.targets.x)
     poisoned = train["poisoned"]
     paths = {
@@ -121,6 +122,18 @@ def _trial(config: MechanismConfig, unit: Json, context: Context) -> tuple[Json,
         "data_checksum": data.train.checksum,
         "cost": cost.as_json(),
     }, {name: tensor.float() for name, tensor in arrays.items()}
+
+
+def with_random_signs(poison: Poison, train: ImageSet, *, seed: int) -> Poison:
+    """Return a poison that changes each value by as much, up or down at random.
+
+    Where only one way stays within [0, 255] the change keeps its sign.
+    """
+    before = train.x[poison.rows].short()
+    other = 2 * before - poison.images.short()
+    drawn = torch.rand(other.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    turned = drawn.to(train.device) & (other >= 0) & (other <= 255)
+    return replace(poison, images=torch.where(turned, other, poison.images).to(torch.uint8))
 
 
 # Weights ------------------------------------------------------------------------------------
@@ -264,12 +277,12 @@ def _summary(config: MechanismConfig, trials: Sequence[Json]) -> Json:
 MECHANISM = Experiment(
     name="metapoison/mechanism",
     summary="Figure 6a and b: weights on their way, and distances in feature space",
-    version=2,
+    version=3,
     config=MechanismConfig,
     profiles=profiles_of(
         paper={"pairs": 2, "victims": 4},
         quick={"pairs": 2, "arrows": 6, "collided": 10, "iterations": 200, "victims": 2},
-        small={**SHORTER, "pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
+        small={"pairs": 3, "victims": 4, "collided": 20, "iterations": 200},
     ),
     variants=ROUNDED_VARIANTS,
     units=runs,

@@ -21,8 +21,12 @@ _KINDS = {
 
 #: Pairs that Figure 6a shows, one victim each.
 _SHOWN = 3
-_TRAINED = {"clean": "clean images", "poisoned": "poisons", "noise": "random changes"}
-_SHADES = {"clean": "clean", "poisoned": "poisoned", "noise": "reference"}
+_TRAINED = {
+    "clean": "clean images",
+    "poisoned": "poisons",
+    "signs": "the same changes with random signs",
+}
+_SHADES = {"clean": "clean", "poisoned": "poisoned", "signs": "reference"}
 
 
 def paths_figure(record: Record) -> Figure:
