@@ -10,12 +10,23 @@ import torch
 
 from poisonkit.errors import PoisonkitError, unknown
 
+_turn = 0
+
+
+def take_turn(number: int) -> None:
+    """Let ``cuda`` without an index mean another GPU in each worker, where there are several."""
+    global _turn
+    _turn = number
+
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where it is to be had, else the CPU."""
+    """Return the device of that name; ``auto`` is CUDA where it is to be had, else the CPU.
+
+    ``cuda`` is the first GPU; in a worker process, the one whose turn it is.
+    """
     name = str(name)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -26,6 +37,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         raise PoisonkitError(f"device {name!r} was asked for, but torch finds no CUDA device here")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PoisonkitError(f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices")
+    if device == torch.device("cuda") and _turn % torch.cuda.device_count():
+        return torch.device("cuda", _turn % torch.cuda.device_count())
     return device
 
 

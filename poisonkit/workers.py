@@ -8,10 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
 
 import torch
 
-from poisonkit import provenance
+from poisonkit import devices, provenance
 
 GRACE = 10.0  # seconds that a worker has to end by itself
 
@@ -34,6 +35,8 @@ def threads_of(workers: int) -> int | None:
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Give an executor of so many processes, each with a Python and a share of the cores.
 
+    Where there are several GPUs, the processes take turns among them, unless told which to use.
+
     A worker of the standard library's computes on until its task is done, an hour perhaps, and
     keeps its locks, though its parent is killed or another task has failed. These end at once:
     with their parent, and when an error or Ctrl-C leaves the context. What they had finished or
@@ -42,11 +45,12 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     others = set(active_children())
     # A forked process cannot use CUDA, and a forked OpenMP pool can hang.
+    spawned = get_context("spawn")
     pool = ProcessPoolExecutor(
         workers,
-        mp_context=get_context("spawn"),
+        mp_context=spawned,
         initializer=_begin,
-        initargs=(threads_of(workers),),
+        initargs=(threads_of(workers), spawned.Value("i", 0)),
     )
     failed = True
     try:
@@ -77,10 +81,13 @@ def _end(processes: Iterable[BaseProcess], *, at_once: bool) -> None:
             process.join()
 
 
-def _begin(threads: int | None) -> None:
+def _begin(threads: int | None, begun: "Synchronized[int]") -> None:
     """Take a share of the cores, note the commit of the code, and end with the parent."""
     if threads is not None:
         torch.set_num_threads(threads)
+    with begun.get_lock():
+        devices.take_turn(begun.value)
+        begun.value += 1
     provenance.describe()
     parent = parent_process()
 

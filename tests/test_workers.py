@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from poisonkit import provenance, workers
+from poisonkit import devices, provenance, workers
+from poisonkit.devices import choose_device
 from poisonkit.workers import process_pool, threads_of, usable_cores
 
 SCRIPT = """
@@ -67,6 +68,30 @@ def test_workers_share_the_cores_unless_told_otherwise(monkeypatch: pytest.Monke
     assert all(workers * (threads_of(workers) or 0) <= cores for workers in range(2, cores + 1))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads_of(2) is None
+
+
+def test_workers_take_turns_among_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only if they are not told which to use."""
+    with process_pool(3) as pool:
+        found = list(pool.map(turn, [tmp_path] * 3))
+    assert sorted(found) == [0, 1, 2]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    for number in found:
+        monkeypatch.setattr(devices, "_turn", number)
+        assert choose_device("cuda") == choose_device("auto")
+        assert choose_device("cuda:0") == torch.device("cuda:0")
+        assert choose_device("cpu") == torch.device("cpu")
+        chosen.append(choose_device("auto").index or 0)
+    assert chosen == [number % 2 for number in found]
+
+
+def turn(place: Path) -> int:
+    """Tell whose turn a process has, once all three of them have begun."""
+    (place / str(os.getpid())).touch()
+    wait_for(lambda: len(list(place.iterdir())) == 3)
+    return devices._turn
 
 
 def test_an_error_ends_the_work_beside_it(tmp_path: Path) -> None:
