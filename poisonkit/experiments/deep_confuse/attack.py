@@ -175,12 +175,7 @@ def _attack_on(
 
 #: At ``small`` one classifier for each generator has to do.
 MNIST = _attack_on("mnist", "MNIST", small={"repeats": 1})
-CIFAR10 = _attack_on(
-    "cifar10",
-    "CIFAR-10",
-    quick={"generator": "unet", "generator_width": 8},
-    small={"generators": 2},
-)
+CIFAR10 = _attack_on("cifar10", "CIFAR-10", quick={"generator": "unet", "generator_width": 8})
 IMAGENET2 = _attack_on("imagenet2", "two classes of ImageNet")
 #: As ``deep_confuse/mnist``, but for the network.
 NETWORK = _attack_on(
