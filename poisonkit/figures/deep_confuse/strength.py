@@ -95,7 +95,7 @@ def share_figure(record: Record) -> Figure:
     paper = FIGURE_5 if on_paper_data(record) == "mnist" else {}
     kinds = [("noise", epsilon) for epsilon in epsilons]
     kinds += [("left out", None), ("random labels", None)]
-    colours = sns.blend_palette([COLOURS[role] for role in ("poisoned", "clean")], len(epsilons))
+    colours = sns.blend_palette([COLOURS["poisoned"], "black"], len(epsilons) + 1)[:-1]
     colours += [COLOURS["after"], COLOURS["reference"]]
     for (kind, epsilon), colour in zip(kinds, colours, strict=True):
         name = f"noise, epsilon {epsilon:g}" if kind == "noise" else kind
