@@ -306,15 +306,16 @@ def against_released_network(
     options : what else it changes of every profile.
     """
     paper, family = experiment.name.split("/")
-    own = {"small": small or {}}
+    profiles = {
+        profile: {**own, **RELEASED_NETWORK, **options}
+        for profile, own in experiment.profiles.items()
+    }
+    profiles["small"] |= small or {}
     return replace(
         experiment,
         name=f"{paper}/network_{family}",
         summary=f"{experiment.summary}; with the released code's network",
-        profiles={
-            profile: {**settings, **RELEASED_NETWORK, **options, **own.get(profile, {})}
-            for profile, settings in experiment.profiles.items()
-        },
+        profiles=profiles,
     )
 
 

@@ -128,7 +128,7 @@ SMALL: Mapping[str, object] = {
     "recipe.epochs": 20,
     "tested_per_class": 200,
 }
-#: For experiments at ``small`` that craft for many pairs: about a quarter of the steps.
+#: For most of the other experiments at ``small``: about a quarter of the steps.
 SHORTER: Mapping[str, object] = {"procedure.steps": 16, "kept_every": 4}
 #: What the later, public code does where it differs from the workshop paper.
 RELEASED: Mapping[str, object] = {
